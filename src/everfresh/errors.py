@@ -1,0 +1,101 @@
+"""The errors of everfresh: one root, and each is also the built-in it resembles.
+
+::
+
+    EverfreshError
+    ├── ConfigurationError (ValueError)      a setting or an argument of open() is wrong
+    │   ├── UnknownURLError                  no part is registered for this URL
+    │   └── MissingExtraError (ImportError)  an optional dependency is not installed
+    ├── DatabaseNotFoundError (FileNotFoundError)
+    ├── ClosedError (RuntimeError)           the cache was closed
+    ├── UnkeyableError (TypeError)           a value has no canonical form for a key
+    ├── StatementError (ValueError)          a statement cannot be run as it stands
+    ├── RecursiveFillError (RuntimeError)    a computation asked for its own result
+    ├── CodecError (ValueError)              a value cannot be encoded, or bytes not decoded
+    │   └── SignatureError                   a pickle was not signed with this key
+    ├── StoreError (RuntimeError)            a store could not do what it was asked
+    │   └── ValueTooLargeError (ValueError)  a value is over the store's limit
+    └── NotKeptError (KeyError)              no entry is kept under this key
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ClosedError",
+    "CodecError",
+    "ConfigurationError",
+    "DatabaseNotFoundError",
+    "EverfreshError",
+    "MissingExtraError",
+    "NotKeptError",
+    "RecursiveFillError",
+    "SignatureError",
+    "StatementError",
+    "StoreError",
+    "UnkeyableError",
+    "UnknownURLError",
+    "ValueTooLargeError",
+]
+
+
+class EverfreshError(Exception):
+    """Root of every error that everfresh raises by itself."""
+
+
+class ConfigurationError(EverfreshError, ValueError):
+    """A setting or an argument is wrong; the text says which values are right."""
+
+
+class UnknownURLError(ConfigurationError):
+    """No part of everfresh is registered for the scheme of this URL."""
+
+
+class MissingExtraError(ConfigurationError, ImportError):
+    """An optional dependency is not installed; the text holds the command that installs it."""
+
+    def __init__(self, extra: str, needed_for: str) -> None:
+        super().__init__(f"{needed_for} needs an extra: run  pip install 'everfresh[{extra}]'")
+        self.extra = extra
+
+
+class DatabaseNotFoundError(EverfreshError, FileNotFoundError):
+    """The database file named by a URL does not exist."""
+
+
+class ClosedError(EverfreshError, RuntimeError):
+    """The cache was closed before it was asked."""
+
+
+class UnkeyableError(EverfreshError, TypeError):
+    """A value has no canonical form, so no key can be made of it."""
+
+
+class StatementError(EverfreshError, ValueError):
+    """A statement cannot be run as it stands."""
+
+
+class RecursiveFillError(EverfreshError, RuntimeError):
+    """A computation asked the cache for the result it is computing itself."""
+
+
+class CodecError(EverfreshError, ValueError):
+    """A value cannot be encoded, or bytes cannot be decoded."""
+
+
+class SignatureError(CodecError):
+    """A pickle does not carry a signature made with this installation's key."""
+
+
+class StoreError(EverfreshError, RuntimeError):
+    """A store could not do what it was asked."""
+
+
+class ValueTooLargeError(StoreError, ValueError):
+    """A value is larger than the store may hold."""
+
+
+class NotKeptError(EverfreshError, KeyError):
+    """No entry is kept under this key."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""

@@ -1,0 +1,204 @@
+"""Keys: a canonical, typed, role-tagged digest of what was asked.
+
+Every value is written as a tag, a length and a payload, so that no two different values share an
+encoding (the encoding is prefix-free), and the bytes are hashed with BLAKE2b-160 (RFC 7693).
+Nothing depends on `hash()`, on `repr()` or on memory addresses: a key is the same in every process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from datetime import date, datetime, time, timedelta, timezone, tzinfo
+from decimal import Decimal
+from fractions import Fraction
+from hashlib import blake2b
+from pathlib import PurePath
+from typing import Any
+from uuid import UUID
+
+from everfresh.errors import UnkeyableError
+
+__all__ = ["canonical", "digest"]
+
+_MAX_DEPTH = 200  # far above what people nest by hand, far below the interpreter's stack
+
+Write = Callable[[bytes, bytes], None]
+
+
+def digest(kind: str, **roles: object) -> str:
+    """Return the key of what was asked: 40 hexadecimal characters.
+
+    ``kind`` names the family (``"sql"``, ``"call"``); each role's name is part of the key, so
+    equal values in other roles give other keys. Raises `UnkeyableError`, naming the place, for a
+    value of an unknown type or one that contains itself.
+
+    >>> digest("sql", statement="SELECT 1", parameters={})
+    '3b9ef0e8da7b0d1a9c5c1b4cf4b1a2a6ad1a0df0'
+    >>> digest("call", args=(1,)) == digest("call", args=(True,))
+    False
+    """
+    return blake2b(canonical((kind, roles)), digest_size=20).hexdigest()
+
+
+def canonical(value: object) -> bytes:
+    """Return the canonical bytes of a value; equal bytes mean the same type and the same value.
+
+    Dictionaries and sets are written in the order of their elements' bytes, lists and tuples in
+    their own. Raises `UnkeyableError`.
+
+    >>> canonical({"b": 1, "a": 2}) == canonical({"a": 2, "b": 1})
+    True
+    >>> canonical(1) == canonical(1.0)
+    False
+    """
+    return _Encoder().encode(value, "value")
+
+
+class _Encoder:
+    """Write one value; remembers the containers on the way down to refuse cycles."""
+
+    def __init__(self) -> None:
+        self._above: set[int] = set()
+
+    def encode(self, value: object, path: str) -> bytes:
+        cls = type(value)
+        atom = _ATOMS.get(cls)
+        if atom is not None:
+            return atom(value)
+        return self._encode_nested(value, cls, path)
+
+    def _encode_nested(self, value: object, cls: type, path: str) -> bytes:
+        if id(value) in self._above:
+            raise UnkeyableError(f"{path} contains itself ({_name(cls)}): no key can be made of it")
+        if len(self._above) >= _MAX_DEPTH:
+            raise UnkeyableError(f"{path} is nested more than {_MAX_DEPTH} deep")
+        self._above.add(id(value))
+        try:
+            return self._encode_container(value, cls, path)
+        finally:
+            self._above.discard(id(value))
+
+    def _encode_container(self, value: Any, cls: type, path: str) -> bytes:
+        if cls is tuple or cls is list:
+            return _frame(cls.__name__, self._items(value, path))
+        if cls is dict:
+            return _frame("dict", sorted(self._pairs(value.items(), path)))
+        if cls is set or cls is frozenset:
+            return _frame(cls.__name__, sorted(self._items(value, path)))
+        hook = getattr(cls, "__everfresh_key__", None)
+        if hook is not None:
+            return _frame("hook", [_text(_name(cls)), self.encode(hook(value), path)])
+        return self._encode_class(value, cls, path)
+
+    def _encode_class(self, value: Any, cls: type, path: str) -> bytes:
+        if isinstance(value, enum.Enum):
+            member = value.name or self.encode(value.value, path)  # a Flag may have no name
+            parts = [_text(member) if isinstance(member, str) else member]
+        elif dataclasses.is_dataclass(value):
+            fields = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
+            parts = self._pairs(fields, path)
+        elif issubclass(cls, tuple) and hasattr(cls, "_fields"):
+            parts = self._pairs(zip(cls._fields, value, strict=True), path)
+        elif hasattr(cls, "__struct_fields__"):
+            parts = self._pairs(((n, getattr(value, n)) for n in cls.__struct_fields__), path)
+        elif isinstance(value, PurePath):
+            parts = [_text(str(value))]
+        else:
+            return _frame("foreign", self._foreign(value, cls, path))
+        return _frame("class", [_text(_name(cls)), *parts])
+
+    def _foreign(self, value: Any, cls: type, path: str) -> list[bytes]:
+        """Write numpy and Arrow values, when those libraries are what made them."""
+        numpy = sys.modules.get("numpy")
+        if numpy is not None and isinstance(value, (numpy.generic, numpy.ndarray)):
+            if value.dtype.hasobject:
+                raise UnkeyableError(f"{path} is a numpy array of Python objects: make it a list")
+            shape = self.encode(tuple(value.shape), path)
+            return [_text("numpy"), _text(value.dtype.str), shape, value.tobytes()]
+        arrow = sys.modules.get("pyarrow")
+        if arrow is not None and isinstance(value, arrow.Scalar):
+            return [_text("arrow"), _text(str(value.type)), self.encode(value.as_py(), path)]
+        raise UnkeyableError(
+            f"{path} is of type {_name(cls)}, which has no canonical form for a key. Pass a plain "
+            f"value instead, or give the class a method __everfresh_key__() that returns one."
+        )
+
+    def _items(self, items: Iterable[object], path: str) -> list[bytes]:
+        return [self.encode(item, f"{path}[{n}]") for n, item in enumerate(items)]
+
+    def _pairs(self, pairs: Iterable[tuple[object, object]], path: str) -> list[bytes]:
+        return [
+            _frame("pair", [self.encode(name, f"{path} key"), self.encode(item, f"{path}[{name!r}]")])
+            for name, item in pairs
+        ]
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _frame(tag: str, parts: Iterable[bytes]) -> bytes:
+    out = bytearray(tag.encode())
+    out += b"("
+    for part in parts:
+        out += len(part).to_bytes(8, "big")
+        out += part
+    out += b")"
+    return bytes(out)
+
+
+def _text(value: str) -> bytes:
+    # surrogatepass: lone surrogates come out of os.fsdecode and must not raise
+    return b"str:" + value.encode("utf-8", "surrogatepass")
+
+
+def _zone(zone: tzinfo | None) -> str:
+    if zone is None:
+        return ""
+    name = getattr(zone, "key", None)  # zoneinfo.ZoneInfo
+    if name is not None:
+        return f"zone:{name}"
+    if isinstance(zone, timezone):
+        return f"offset:{zone.utcoffset(None)}"
+    raise UnkeyableError(
+        f"the time zone {zone!r} of type {_name(type(zone))} has no canonical form: use "
+        f"zoneinfo.ZoneInfo or datetime.timezone"
+    )
+
+
+def _moment(value: datetime | time) -> bytes:
+    text = value.replace(tzinfo=None).isoformat()
+    return f"{type(value).__name__}:{text}:{value.fold}:{_zone(value.tzinfo)}".encode()
+
+
+def _float(value: float) -> bytes:
+    return b"float:nan" if value != value else b"float:" + value.hex().encode()
+
+
+def _decimal(value: Decimal) -> bytes:
+    return f"decimal:{value.as_tuple()}".encode()
+
+
+_ATOMS: Mapping[type, Callable[[Any], bytes]] = {
+    type(None): lambda _: b"none",
+    type(...): lambda _: b"ellipsis",
+    bool: lambda v: b"bool:1" if v else b"bool:0",
+    int: lambda v: b"int:%x" % v,
+    float: _float,
+    complex: lambda v: b"complex:" + _float(v.real) + b"," + _float(v.imag),
+    str: _text,
+    bytes: lambda v: b"bytes:" + v,
+    bytearray: lambda v: b"bytearray:" + bytes(v),
+    memoryview: lambda v: b"memoryview:" + v.format.encode() + b":" + v.tobytes(),
+    Decimal: _decimal,
+    Fraction: lambda v: b"fraction:%x/%x" % (v.numerator, v.denominator),
+    datetime: _moment,
+    time: _moment,
+    date: lambda v: b"date:" + v.isoformat().encode(),
+    timedelta: lambda v: b"timedelta:%d,%d,%d" % (v.days, v.seconds, v.microseconds),
+    UUID: lambda v: b"uuid:" + v.bytes,
+    range: lambda v: b"range:%x,%x,%x" % (v.start, v.stop, v.step),
+}
