@@ -77,6 +77,13 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def _unquoted(name: str) -> str:
+    quote = name[0]
+    if quote == "[":
+        return name[1:-1]
+    return name[1:-1].replace(quote * 2, quote) if quote in "\"`'" else name
+
+
 def _read_database(query: Query, database: str, found: _Found) -> None:
     master = f"{_quoted(database)}.sqlite_master"
     columns = _columns(query, master, database)
@@ -109,7 +116,7 @@ def _add_table(
         ),
     )
     if virtual:
-        found.modules[canonical] = virtual[1].strip('"`[]').lower()
+        found.modules[canonical] = _unquoted(virtual[1]).lower()
     if _REPLACING.search(sql):
         found.replacing.add(canonical)
 
@@ -189,10 +196,10 @@ def collations(sql: str) -> dict[str, str]:
     """
     result: dict[str, str] = {}
     for words in _definitions(sql):
-        name = words[0].strip('"`[]').lower()
+        name = _unquoted(words[0]).lower()
         for word, following in itertools.pairwise(words):
             if word.upper() == "COLLATE":
-                result[name] = following.strip('"`[]').lower()
+                result[name] = _unquoted(following).lower()
     return result
 
 
