@@ -61,7 +61,7 @@ def test_sqlite_tables(sqlite: Connection) -> None:
     assert schema.tables["main.pair"].primary_key == ("a", "b")
     late = schema.tables["main.late"]
     assert (late.kind, late.definition) == ("view", "SELECT id FROM flights")
-    assert [c.name for c in late.columns] == ["id"]
+    assert [c.name for c in late.columns] == ["Id"]
     assert schema.tables["main.broken"].columns == ()
     assert schema.tables["temp.scratch"].kind == "temporary"
     assert schema.tables["main.docs"].kind == "virtual"
