@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from everfresh.kernel.change import Change
 
-__all__ = ["Anchor", "Effect", "EffectKind", "Plan", "Source", "SourceTemplate"]
+__all__ = [
+    "Anchor",
+    "Effect",
+    "EffectKind",
+    "Plan",
+    "Source",
+    "SourceTemplate",
+    "TableSource",
+    "reads_clock",
+]
 
 EffectKind = Literal[
-    "read", "write", "ddl", "begin", "commit", "rollback", "savepoint", "prepare", "setting", "other"
+    "read",
+    "write",
+    "ddl",
+    "begin",
+    "commit",
+    "rollback",
+    "savepoint",
+    "prepare",
+    "setting",
+    "other",
 ]
 
 
@@ -20,11 +39,13 @@ class Anchor:
     """Name the values of one column, in the column's normal form, that a row must have to matter.
 
     The change index finds a source by its anchor: a change whose old and new rows both have
-    another value in that column cannot touch the source.
+    another value in that column cannot touch the source. ``domain`` tells apart the ways in which
+    a column's values may have been brought to normal form; equal domains do it alike.
     """
 
     column: str
     values: tuple[object, ...]
+    domain: Hashable = None
 
 
 class Source(Protocol):
@@ -53,7 +74,8 @@ class SourceTemplate(Protocol):
     """Hold a source whose conditions still name the statement's parameters."""
 
     @property
-    def table(self) -> str | None: ...
+    def table(self) -> str | None:
+        """Canonical table name; None stands for the whole database."""
 
     def bind(self, parameters: Mapping[str, object]) -> Source:
         """Return the source with these parameter values put in."""
@@ -64,14 +86,50 @@ class Plan:
     """Hold what the analysis of one SELECT found.
 
     ``refusal`` says why the statement's answers are not kept, None if they are.
+    ``clock_parameters`` name the parameters that make the statement read the clock if their value
+    is a word such as ``"now"``; `refuses` tells.
     """
 
     sources: tuple[SourceTemplate, ...] = ()
     refusal: str | None = None
+    clock_parameters: tuple[str, ...] = ()
 
     def bind(self, parameters: Mapping[str, object]) -> tuple[Source, ...]:
         """Return the sources with these parameter values put in."""
         return tuple(template.bind(parameters) for template in self.sources)
+
+    def refuses(self, parameters: Mapping[str, object]) -> str | None:
+        """Return why the answer for these parameter values is not kept, None if it is.
+
+        >>> Plan(clock_parameters=("day",)).refuses({"day": "now"})
+        "the parameter 'day' asks for the current time"
+        """
+        if self.refusal is not None:
+            return self.refusal
+        for name in self.clock_parameters:
+            if reads_clock(parameters.get(name)):
+                return f"the parameter {name!r} asks for the current time"
+        return None
+
+
+_CLOCK_WORDS = re.compile(
+    r"[\d\s:.,+/-]*([a-z]{1,9}\s+)?(now|today|tomorrow|yesterday|subsec|subsecond)"
+    r"([\s,]+[\d\s:.,+-]*([a-z]{1,5}|[a-z_]+/[a-z_/]+)?\s*)?",
+    re.IGNORECASE,
+)
+
+
+def reads_clock(value: object) -> bool:
+    """Whether SQL would take the current time for this value, where it expects a time.
+
+    >>> reads_clock("now"), reads_clock(b"today 12:00"), reads_clock("as of now and then")
+    (True, True, False)
+    """
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        value = bytes(value).decode("latin-1")
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return any(reads_clock(part) for part in value)
+    return isinstance(value, str) and len(value) < 100 and bool(_CLOCK_WORDS.fullmatch(value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +144,30 @@ class Effect:
     tables: tuple[tuple[str | None, str], ...] | None = ()
     replaces: bool = False
     temporary: bool = False  # it creates a temporary table
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TableSource:
+    """Depend on everything in one table, or in the whole database when the table is None.
+
+    >>> TableSource("main.flights").touched_by(Change("main.flights", new={"month": 6}))
+    True
+    """
+
+    table: str | None
+
+    @property
+    def anchor(self) -> Anchor | None:
+        """No row can be told apart."""
+        return None
+
+    def touched_by(self, change: Change) -> bool:
+        """Whether the change is of this table."""
+        return self.table is None or change.table is None or change.table == self.table
+
+    def normal(self, column: str, value: object) -> object:
+        """Never asked for: there is no anchor."""
+        return value
+
+    def __str__(self) -> str:
+        return self.table or "the whole database"
