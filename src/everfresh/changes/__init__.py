@@ -1,1 +1,1 @@
-"""TODO."""
+"""How changes are heard."""

@@ -66,7 +66,7 @@ SELECT pn.nspname, p.relname, cn.nspname, c.relname
 _FUNCTIONS = """
 SELECT p.proname, max(CASE p.provolatile WHEN 'v' THEN 'v' WHEN 's' THEN 's' ELSE 'i' END)
   FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
- WHERE n.nspname NOT IN ('pg_catalog', 'information_schema')
+ WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') OR p.provolatile = 'v'
  GROUP BY p.proname
 """
 

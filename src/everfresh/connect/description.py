@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from everfresh.kernel.schema import Table
+from everfresh.kernel.sqltext.functions import VOLATILE
 
 __all__ = ["DatabaseSchema", "ForeignKey", "Query"]
+
+_TAME = frozenset(VOLATILE) - {"setval", "load_extension"}
 
 Query = Callable[[str], Sequence[Sequence[Any]]]
 """Runs one statement without parameters, returns its rows."""
@@ -68,8 +71,12 @@ class DatabaseSchema:
         return None if kind is None else kind != "i"
 
     def writing_functions(self) -> frozenset[str]:
-        """Return the names of the user's functions that may write: the VOLATILE ones."""
-        return frozenset(name for name, kind in self.functions.items() if kind == "v")
+        """Return the names of the functions that may write: VOLATILE, and not known to be tame."""
+        return frozenset(
+            name.lower()
+            for name, kind in self.functions.items()
+            if kind == "v" and name not in _TAME
+        )
 
     def names(self, kinds: Iterable[str]) -> frozenset[str]:
         """Return the canonical names of the tables of these kinds."""

@@ -1,0 +1,165 @@
+"""Around a commit: flux before it, the outcome after it, whatever it turns out to be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from sqlalchemy.engine import Engine
+
+from everfresh.changes.outcome import Resolver, Unresolved
+from everfresh.changes.pending import Pending
+from everfresh.changes.publisher import Flux, Publisher
+from everfresh.changes.statements import Statement
+from everfresh.kernel.change import Change
+
+__all__ = ["Commits"]
+
+Outcome = Literal["open", "aborted", "unknown"]
+
+
+class Commits:
+    """Raise flux before a driver's commit and lower it only on a known outcome."""
+
+    def __init__(self, engine: Engine, publisher: Publisher) -> None:
+        self._dialect: Any = engine.dialect
+        self._publisher = publisher
+        self._resolver = Resolver(engine, self._settle)
+        self._prepared: dict[str, Flux] = {}
+        self._unfinished: dict[int, tuple[Flux, Sequence[Change]]] = {}
+
+    def close(self) -> None:
+        """Stop asking for outcomes."""
+        self._resolver.close()
+
+    def commit(self, run: Callable[[], None], pending: Pending, *, surely: bool = True) -> None:
+        """Run a commit of what is pending; not ``surely`` if it may leave a transaction open."""
+        changes = pending.changes()
+        if not changes:
+            run()
+            if surely or not pending.in_transaction():
+                pending.ended()
+            return
+        aborted = pending.aborted()
+        flux = self._publisher.begin(changes)
+        try:
+            run()
+        except BaseException as error:
+            self._failed(error, flux, pending)
+            raise
+        committed = not aborted and (surely or not pending.in_transaction())
+        self._publisher.end(flux, committed=committed, changes=changes)
+        if surely or committed:
+            pending.ended()
+
+    def alone(
+        self, run: Callable[[], None], statement: Statement, pending: Pending, cursor: Any
+    ) -> None:
+        """Run a statement that commits by itself."""
+        changes = pending.potential(statement)
+        if not changes:
+            run()
+            pending.after(statement, cursor, failed=False)
+            pending.ended()
+            return
+        flux = self._publisher.begin(changes)
+        try:
+            run()
+        except BaseException as error:
+            pending.after(statement, cursor, failed=True)
+            self._alone_failed(error, flux, pending)
+            raise
+        if pending.unfinished(cursor):
+            self._unfinished[id(pending)] = (flux, pending.changes())
+            return
+        pending.after(statement, cursor, failed=False)
+        if pending.in_transaction() and not statement.several:
+            self._publisher.end(flux, committed=False)  # the driver began one after all
+            return
+        self._publisher.end(flux, committed=True, changes=pending.changes())
+        pending.ended()
+
+    def late(self, pending: Pending) -> None:
+        """Report what was committed where no commit was expected."""
+        if changes := pending.changes():
+            self._publisher.report(changes)
+        pending.ended()
+
+    def report_foreign(self, pending: Pending) -> None:
+        """Report that a connection wrote behind our back: anything may have changed."""
+        if pending.foreign():
+            self._publisher.report([Change(None)])
+            pending.ended()
+
+    def settle(self, pending: Pending, *, final: bool = False) -> None:
+        """End the flux of a RETURNING statement that commits when its rows have been read."""
+        waiting = self._unfinished.get(id(pending))
+        if waiting is None or not (final or pending.finished()):
+            return
+        flux, changes = self._unfinished.pop(id(pending))
+        self._publisher.end(flux, committed=True, changes=changes)
+        pending.ended()
+
+    def prepare(self, run: Callable[[], None], pending: Pending, gid: str) -> None:
+        """Run PREPARE TRANSACTION: the flux stays until the second phase."""
+        changes = pending.changes()
+        flux = self._publisher.begin(changes)
+        try:
+            run()
+        except BaseException as error:
+            if self._outcome(error, pending) == "unknown":
+                self._resolver.add(Unresolved(flux, gid=gid))
+            else:
+                self._publisher.end(flux, committed=False)
+            pending.ended()
+            raise
+        self._prepared[gid] = flux
+        pending.ended()
+
+    def finish(
+        self, run: Callable[[], None], pending: Pending, gid: str, *, committed: bool
+    ) -> None:
+        """Run COMMIT PREPARED or ROLLBACK PREPARED; another process may have prepared it."""
+        flux = self._prepared.pop(gid, None) or self._publisher.begin([Change(None)])
+        try:
+            run()
+        except BaseException:
+            # Whatever the error says: once the server does not list it any more, it is over.
+            self._resolver.add(Unresolved(flux, gid=gid))
+            raise
+        self._publisher.end(flux, committed=committed)
+
+    def _failed(self, error: BaseException, flux: Flux, pending: Pending) -> None:
+        outcome = self._outcome(error, pending)
+        if outcome == "open":  # BUSY: nothing is committed, and it may be tried again
+            self._publisher.end(flux, committed=False)
+            return
+        self._end_failed(outcome, flux, pending)
+
+    def _alone_failed(self, error: BaseException, flux: Flux, pending: Pending) -> None:
+        """Void what a failed statement may have changed: executemany may have done half."""
+        outcome = self._outcome(error, pending)
+        if outcome == "aborted" or pending.in_transaction():
+            self._publisher.end(flux, committed=True, changes=pending.changes() or None)
+            pending.ended()
+        else:
+            self._end_failed(outcome, flux, pending)
+
+    def _end_failed(self, outcome: Outcome, flux: Flux, pending: Pending) -> None:
+        pid = getattr(pending, "pid", None)
+        if outcome == "unknown" and self._dialect.name == "postgresql":
+            self._resolver.add(Unresolved(flux, pid=pid))
+        else:
+            self._publisher.end(flux, committed=outcome == "unknown")
+        pending.ended()
+
+    def _outcome(self, error: BaseException, pending: Pending) -> Outcome:
+        if self._dialect.name == "sqlite":
+            return "open" if pending.in_transaction() else "unknown"
+        raw = pending.raw
+        if not isinstance(error, self._dialect.loaded_dbapi.Error) or getattr(raw, "closed", False):
+            return "unknown"
+        return "unknown" if self._dialect.is_disconnect(error, raw, None) else "aborted"
+
+    def _settle(self, item: Unresolved) -> None:
+        self._publisher.end(item.flux, committed=True)

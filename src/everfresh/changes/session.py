@@ -1,0 +1,256 @@
+"""The feed of what this process commits through one SQLAlchemy engine, without any lag.
+
+SQLAlchemy's ``commit`` event fires before the driver's commit, and not at all for raw
+connections, AUTOCOMMIT and a textual COMMIT. So the engine's dialect is wrapped where it talks to
+the driver: `wrap` puts the functions in place, this module says what happens around them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine.base import OptionEngine
+
+from everfresh.changes.commits import Commits
+from everfresh.changes.connections import Connections
+from everfresh.changes.pending import Pending
+from everfresh.changes.postgres_pending import SharedSchema
+from everfresh.changes.publisher import Publisher, SessionMark
+from everfresh.changes.statements import Statement, Statements
+from everfresh.changes.wrap import Wrapping
+from everfresh.connect.description import DatabaseSchema
+from everfresh.errors import ConfigurationError
+from everfresh.kernel.ports import Listener
+from everfresh.kernel.sqltext import classify
+
+__all__ = ["SessionFeed"]
+
+_KNOWN_STATEMENTS = 4096
+"""Texts remembered with what they do; then all are forgotten at once."""
+
+
+class SessionFeed:
+    """Hear every commit of one engine, on SQLite row by row; a `kernel.ports.ChangeFeed`.
+
+    ``row_limit`` is the number of rows of one table in one transaction above which the whole
+    table counts as changed. An engine can be watched by one feed at a time: a second one raises
+    `ConfigurationError` until the first is closed. An AsyncEngine is watched as its sync_engine.
+    """
+
+    name = "session"
+
+    def __init__(self, engine: Engine, *, row_limit: int = 1000) -> None:
+        engine = getattr(engine, "sync_engine", engine)
+        while isinstance(engine, OptionEngine):
+            engine = engine._proxied  # noqa: SLF001  the engine execution_options() was called on
+        if engine.dialect.name not in ("sqlite", "postgresql"):
+            raise ConfigurationError(
+                f"changes of {engine.dialect.name} databases cannot be heard here: "
+                "use SQLite or PostgreSQL"
+            )
+        self._engine = engine
+        self._publisher = Publisher(self.name)
+        self._schema_version = 0
+        self._shared = SharedSchema(self._schema_changed)
+        self._statements = Statements(classify, engine.dialect.name, _KNOWN_STATEMENTS)
+        self._connections = Connections(engine, self._shared, row_limit)
+        self._commits = Commits(engine, self._publisher)
+        self._wrapping = Wrapping(engine.dialect, self)
+        self._listen(event.listen)
+        self._closed = False
+
+    # -- the feed
+
+    def subscribe(self, listener: Listener) -> None:
+        """Report every change from now on to this listener."""
+        self._publisher.subscribe(listener)
+
+    def mark(self) -> SessionMark:
+        """Return what a reader that starts now will have seen at least."""
+        return self._publisher.mark()
+
+    def close(self) -> None:
+        """Stop hearing, and give the engine its own functions back."""
+        if self._closed:
+            return
+        self._closed = True
+        self._listen(event.remove)
+        self._wrapping.undo()
+        self._commits.close()
+        self._connections.close()
+
+    # -- what the engine of the cache asks
+
+    @property
+    def schema_version(self) -> int:
+        """A number that grows when DDL was seen: plans made before are void."""
+        return self._schema_version
+
+    @property
+    def temporary_names(self) -> frozenset[str]:
+        """Names of the temporary tables made through this engine; a name may mean one of them."""
+        return frozenset(self._shared.temporary)
+
+    def uncommitted(self, dbapi_connection: object) -> bool:
+        """Whether this DBAPI connection, or its pool's proxy, has written and not committed."""
+        raw = getattr(dbapi_connection, "dbapi_connection", dbapi_connection)
+        pending = self._connections.get(raw)
+        # One that was checked out before the feed was there may have written anything.
+        return pending is None or pending.written()
+
+    def written(self, connection: Connection) -> bool:
+        """Whether this Connection has written in its open transaction."""
+        return self.uncommitted(connection.connection.dbapi_connection)
+
+    def know(self, schema: DatabaseSchema) -> None:
+        """Take a schema that was just described, which saves reading it again."""
+        if schema.dialect == "postgresql":
+            self._shared.know(schema)
+
+    # -- called by the wrapped dialect, and by the pool
+
+    def execute(self, run: Callable[[], None], cursor: Any, text: str, raw: Any) -> None:
+        """Run a statement that is not known to be a mere read."""
+        statement = self._statements.learn(text)
+        pending = self._connections.adopt(raw)
+        if statement.verb is not None:
+            self._control(run, statement, pending, cursor)
+        elif not statement.idle:
+            self._write(run, statement, pending, cursor)
+        else:
+            run()
+            if statement.effect.kind == "setting" and "temp_store" in text.lower():
+                pending.schema_changed()  # this PRAGMA drops all that is temporary
+
+    def harmless(self, text: str) -> bool:
+        """Whether a text is known to change nothing."""
+        return text in self._statements.idle
+
+    def commit(self, run: Callable[[], None], raw: Any) -> None:
+        """Run the driver's commit."""
+        pending = self._connections.adopt(raw, suspicious=True)
+        self._commits.settle(pending)
+        self._commits.commit(run, pending)
+
+    def rollback(self, run: Callable[[], None], raw: Any) -> None:
+        """Run the driver's rollback; the pool calls it at check-in too."""
+        run()
+        pending = self._connections.get(raw)
+        if pending is not None:
+            self._commits.settle(pending, final=True)
+            self._commits.report_foreign(pending)
+            pending.ended()
+
+    def prepare(self, run: Callable[[], None], raw: Any, gid: str) -> None:
+        """Run the first phase of a two-phase commit."""
+        self._commits.prepare(run, self._connections.adopt(raw), gid)
+
+    def finish(self, run: Callable[[], None], raw: Any, gid: str, *, committed: bool) -> None:
+        """Run the second phase of a two-phase commit."""
+        self._commits.finish(run, self._connections.adopt(raw), gid, committed=committed)
+
+    # -- statements
+
+    def _write(
+        self, run: Callable[[], None], statement: Statement, pending: Pending, cursor: Any
+    ) -> None:
+        self._commits.settle(pending)
+        alone = pending.alone(statement)
+        pending.before(statement)
+        with self._noting_ddl(statement):
+            if alone:
+                self._commits.alone(lambda: self._run(run, pending), statement, pending, cursor)
+                return
+            failed = True
+            try:
+                self._run(run, pending)
+                failed = False
+            finally:
+                pending.after(statement, cursor, failed=failed)
+        if not pending.in_transaction():
+            self._commits.late(pending)  # the driver, or a procedure, committed it after all
+
+    def _run(self, run: Callable[[], None], pending: Pending) -> None:
+        try:
+            run()
+        except BaseException as error:
+            if not pending.retry(error):
+                raise
+            run()
+
+    def _control(
+        self, run: Callable[[], None], statement: Statement, pending: Pending, cursor: Any
+    ) -> None:
+        self._commits.settle(pending)
+        verb = statement.verb
+        if statement.several:
+            self._write(run, statement, pending, cursor)
+        elif verb == "commit" or (verb == "release" and self._engine.dialect.name == "sqlite"):
+            self._commits.commit(run, pending, surely=verb == "commit")
+            if verb == "release":
+                pending.savepoint(statement)
+        elif verb == "rollback":
+            self.rollback(run, pending.raw)
+        elif verb == "prepare":
+            self._commits.prepare(run, pending, statement.name)
+        elif verb in ("commit prepared", "rollback prepared"):
+            committed = verb == "commit prepared"
+            self._commits.finish(run, pending, statement.name, committed=committed)
+        else:
+            self._begin(run, statement, pending)
+
+    def _begin(self, run: Callable[[], None], statement: Statement, pending: Pending) -> None:
+        run()
+        if statement.verb == "attach":
+            self._schema_changed()
+            pending.schema_changed()
+        elif statement.verb != "begin":
+            pending.savepoint(statement)
+
+    @contextmanager
+    def _noting_ddl(self, statement: Statement) -> Iterator[None]:
+        if statement.effect.temporary:
+            self._shared.temporary |= {name for _, name in statement.effect.tables or ()}
+        try:
+            yield
+        finally:
+            if statement.alters:
+                self._schema_changed()
+
+    def _schema_changed(self) -> None:
+        self._schema_version += 1
+
+    # -- the pool
+
+    def _listen(self, attach: Callable[..., Any]) -> None:
+        attach(self._engine, "connect", self._on_connect)
+        attach(self._engine, "checkout", self._on_checkout)
+        attach(self._engine, "checkin", self._on_checkin)
+        attach(self._engine, "close", self._on_close)
+        attach(self._engine, "engine_connect", self._on_engine_connect)
+
+    def _on_connect(self, raw: Any, record: object) -> None:
+        self._connections.adopt(raw, known=True)
+
+    def _on_checkout(self, raw: Any, record: object, fairy: object) -> None:
+        self._connections.adopt(raw, known=True).direct = True
+
+    def _on_engine_connect(self, connection: Connection) -> None:
+        pending = self._connections.get(connection.connection.dbapi_connection)
+        if pending is not None:
+            pending.direct = False
+
+    def _on_checkin(self, raw: Any, record: object) -> None:
+        pending = self._connections.get(raw)
+        if pending is not None:
+            self._commits.settle(pending, final=True)
+            self._commits.report_foreign(pending)
+
+    def _on_close(self, raw: Any, record: object) -> None:
+        pending = self._connections.discard(raw)
+        if pending is not None:
+            self._commits.settle(pending, final=True)

@@ -1,0 +1,165 @@
+"""Put functions of ours around those a dialect calls the driver with, and take them off again.
+
+They are attributes of the one dialect object that an engine, and all engines made from it by
+``execution_options``, share. The driver's own functions stay reachable through the class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+from sqlalchemy.engine import Dialect
+
+from everfresh.errors import ConfigurationError
+
+__all__ = ["Watcher", "Wrapping"]
+
+
+class Watcher(Protocol):
+    """Be called around the driver's functions; must call ``run`` once, or again to retry."""
+
+    def harmless(self, text: str) -> bool:
+        """Whether a text is known to change nothing."""
+
+    def execute(self, run: Callable[[], None], cursor: Any, text: str, raw: Any) -> None:
+        """Run a statement."""
+
+    def commit(self, run: Callable[[], None], raw: Any) -> None:
+        """Run the driver's commit."""
+
+    def rollback(self, run: Callable[[], None], raw: Any) -> None:
+        """Run the driver's rollback."""
+
+    def prepare(self, run: Callable[[], None], raw: Any, gid: str) -> None:
+        """Run the first phase of a two-phase commit."""
+
+    def finish(self, run: Callable[[], None], raw: Any, gid: str, *, committed: bool) -> None:
+        """Run the second phase of a two-phase commit."""
+
+
+class Wrapping:
+    """Watch one dialect object until `undo`; raises `ConfigurationError` if it is watched."""
+
+    def __init__(self, dialect: Dialect, watcher: Watcher) -> None:
+        if hasattr(dialect, "_everfresh"):
+            raise ConfigurationError(
+                "this engine is watched by another cache: close that one first, or use its own"
+            )
+        self._dialect: Any = dialect
+        self._watcher: Watcher | None = watcher
+        # Inside one of our functions the dialect calls others of itself: those pass through.
+        self._inside: ContextVar[bool] = ContextVar("everfresh_inside", default=False)
+        self._before: dict[str, Any] = {}
+        self._mine: dict[str, Any] = {}
+        dialect.__dict__["_everfresh"] = self
+        for name in ("do_execute", "do_executemany", "do_execute_no_params"):
+            self._put(name, self._executing(getattr(dialect, name)))
+        for name in ("commit", "rollback"):
+            self._put(f"do_{name}", self._ending(getattr(dialect, f"do_{name}"), name))
+        self._put("do_prepare_twophase", self._preparing(dialect.do_prepare_twophase))
+        for name, committed in (("commit", True), ("rollback", False)):
+            function = getattr(dialect, f"do_{name}_twophase")
+            self._put(f"do_{name}_twophase", self._finishing(function, committed))
+
+    def undo(self) -> None:
+        """Give the dialect its functions back; where others wrapped ours, ours stay and sleep."""
+        self._watcher = None
+        for name, mine in self._mine.items():
+            if self._dialect.__dict__.get(name) is not mine:
+                continue
+            if name in self._before:
+                self._dialect.__dict__[name] = self._before[name]
+            else:
+                del self._dialect.__dict__[name]
+        del self._dialect.__dict__["_everfresh"]
+
+    def _put(self, name: str, function: Any) -> None:
+        if name in self._dialect.__dict__:
+            self._before[name] = self._dialect.__dict__[name]
+        self._mine[name] = function
+        self._dialect.__dict__[name] = function
+
+    def _guarded(self, call: Callable[[], None]) -> None:
+        token = self._inside.set(True)
+        try:
+            call()
+        finally:
+            self._inside.reset(token)
+
+    def _executing(self, original: Any) -> Any:
+        inside = self._inside
+
+        def do_execute(cursor: Any, statement: str, *rest: Any, **named: Any) -> None:
+            watcher = self._watcher
+            if watcher is None or watcher.harmless(statement) or inside.get():
+                original(cursor, statement, *rest, **named)
+                return
+            context = named.get("context") or (rest[-1] if rest else None)
+            raw = _raw_of(cursor, context)
+            self._guarded(
+                lambda: watcher.execute(
+                    lambda: original(cursor, statement, *rest, **named), cursor, statement, raw
+                )
+            )
+
+        return do_execute
+
+    def _ending(self, original: Any, how: str) -> Any:
+        def do_end(fairy: Any) -> None:
+            watcher = self._watcher
+            raw = getattr(fairy, "dbapi_connection", None)
+            if watcher is None or raw is None or self._inside.get():
+                original(fairy)
+                return
+            end = watcher.commit if how == "commit" else watcher.rollback
+            self._guarded(lambda: end(lambda: original(fairy), raw))
+
+        return do_end
+
+    def _preparing(self, original: Any) -> Any:
+        def do_prepare_twophase(connection: Any, xid: Any) -> None:
+            watcher = self._watcher
+            if watcher is None or self._inside.get():
+                original(connection, xid)
+                return
+            raw = connection.connection.dbapi_connection
+            self._guarded(
+                lambda: watcher.prepare(lambda: original(connection, xid), raw, _gid(xid))
+            )
+
+        return do_prepare_twophase
+
+    def _finishing(self, original: Any, committed: bool) -> Any:
+        def do_finish_twophase(
+            connection: Any, xid: Any, is_prepared: bool = True, recover: bool = False
+        ) -> None:
+            def run() -> None:
+                original(connection, xid, is_prepared, recover)
+
+            watcher = self._watcher
+            if watcher is None or self._inside.get():
+                run()
+                return
+            raw = connection.connection.dbapi_connection
+            if is_prepared:
+                self._guarded(lambda: watcher.finish(run, raw, _gid(xid), committed=committed))
+            else:
+                end = watcher.commit if committed else watcher.rollback
+                self._guarded(lambda: end(run, raw))
+
+        return do_finish_twophase
+
+
+def _raw_of(cursor: Any, context: Any) -> Any:
+    """Return the DBAPI connection a statement runs on."""
+    if context is not None and hasattr(context, "root_connection"):
+        return context.root_connection.connection.dbapi_connection
+    return cursor.connection
+
+
+def _gid(xid: Any) -> str:
+    """Return the id as pg_prepared_xacts shows it; psycopg encodes ids of three parts."""
+    encode = getattr(xid, "_as_tid", None)
+    return str(encode() if encode is not None else xid)
