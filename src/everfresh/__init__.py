@@ -1,1 +1,46 @@
-"""TODO."""
+"""everfresh: cached SQL that is never stale.
+
+>>> import everfresh
+>>> cache = everfresh.open("sqlite://")
+>>> cache.sql("SELECT :n AS answer", n=42)[0].answer
+42
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from everfresh.engine.cache import Cache, open
+    from everfresh.engine.receipts import Receipt
+    from everfresh.engine.rows import Row, Rows
+    from everfresh.errors import EverfreshError
+    from everfresh.settings import Settings
+
+__all__ = ["Cache", "EverfreshError", "Receipt", "Row", "Rows", "Settings", "open"]
+__version__ = "0.1.0"
+
+# looked up on first use, so that `import everfresh` costs nothing: SQLAlchemy and sqlglot are
+# imported by `open`
+_HOMES = {
+    "Cache": "everfresh.engine.cache",
+    "EverfreshError": "everfresh.errors",
+    "Receipt": "everfresh.engine.receipts",
+    "Row": "everfresh.engine.rows",
+    "Rows": "everfresh.engine.rows",
+    "Settings": "everfresh.settings",
+    "open": "everfresh.engine.cache",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'everfresh' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -19,7 +19,17 @@ from everfresh.kernel.change import Change
 from everfresh.kernel.plan import Source
 from everfresh.kernel.ports import Mark
 
-__all__ = ["DROPPED", "FRESH", "STALE", "TIMED", "Entry", "Past", "Standing", "enter_flux", "leave_flux"]
+__all__ = [
+    "DROPPED",
+    "FRESH",
+    "STALE",
+    "TIMED",
+    "Entry",
+    "Past",
+    "Standing",
+    "enter_flux",
+    "leave_flux",
+]
 
 FRESH = 0
 TIMED = 1 << 30
@@ -37,7 +47,7 @@ class Standing:
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """Hold one kept answer. All but `state`, `hits` and `standing` stay as they were published.
+    """Hold one kept answer. All but the last four fields stay as they were published.
 
     ``cost`` is in seconds, ``bytes`` in bytes, ``filled_at`` and ``deadline`` in seconds of the
     cache's monotonic clock. ``request`` is what a surface needs to ask again.
@@ -61,6 +71,7 @@ class Entry:
     state: int = FRESH
     hits: int = 0
     standing: Standing = field(default_factory=Standing)
+    shortcuts: list[tuple[dict[object, Entry], object]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.deadline is not None:
@@ -73,7 +84,9 @@ class Entry:
         (True, False)
         """
         state = self.state
-        return state == FRESH or (state == TIMED and self.deadline is not None and now < self.deadline)
+        return state == FRESH or (
+            state == TIMED and self.deadline is not None and now < self.deadline
+        )
 
 
 def enter_flux(entry: Entry) -> None:

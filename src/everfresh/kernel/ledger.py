@@ -18,6 +18,7 @@ from everfresh.kernel.change import Change
 from everfresh.kernel.entry import STALE, Entry, enter_flux, leave_flux
 from everfresh.kernel.index import ChangeIndex
 from everfresh.kernel.plan import Source
+from everfresh.kernel.ports import Lease, Mark
 
 __all__ = ["Fill", "Flux", "Ledger"]
 
@@ -29,6 +30,8 @@ class Fill:
     key: str
     sources: list[Source] = field(default_factory=list)
     parents: list[Entry] = field(default_factory=list)
+    lease: Lease | None = None
+    mark: Mark | None = None
     void: str | None = None
     change: Change | None = None
 

@@ -21,6 +21,10 @@ class Mark(Protocol):
     def feed(self) -> str:
         """Name of the feed the mark belongs to, such as ``"session"``."""
 
+    @property
+    def position(self) -> int:
+        """How far in its feed: a mark sees at least what one of a lower position sees."""
+
     def includes(self, change: Change) -> bool:
         """Whether a reader with this mark had seen this change."""
 
@@ -36,7 +40,9 @@ class Listener(Protocol):
     def begin(self, changes: Sequence[Change]) -> object:
         """Put the touched sources in flux; return a token for `end`."""
 
-    def end(self, token: object, *, committed: bool, changes: Sequence[Change] | None = None) -> None:
+    def end(
+        self, token: object, *, committed: bool, changes: Sequence[Change] | None = None
+    ) -> None:
         """Lift the flux: the touched entries are stale if committed, as before otherwise.
 
         ``changes`` narrows (or widens) what `begin` was told to what really happened.

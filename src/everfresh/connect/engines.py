@@ -1,0 +1,96 @@
+"""From a URL to a SQLAlchemy engine, with errors that say what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import create_engine
+from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.pool import StaticPool
+
+from everfresh.errors import (
+    ConfigurationError,
+    DatabaseNotFoundError,
+    MissingExtraError,
+    UnknownURLError,
+)
+
+__all__ = ["DIALECTS", "make_engine"]
+
+DIALECTS = ("sqlite", "postgresql")
+
+
+def make_engine(database: str | URL | Engine) -> tuple[Engine, bool]:
+    """Return an engine for a URL, or the engine given, and whether it was made here.
+
+    Raises `UnknownURLError` for a database everfresh cannot prove freshness on,
+    `DatabaseNotFoundError` for a SQLite file that does not exist and `MissingExtraError` when the
+    driver is not installed.
+    """
+    if isinstance(database, Engine):
+        return _check_dialect(database), False
+    if hasattr(database, "sync_engine"):
+        return _check_dialect(database.sync_engine), False
+    url = _parse(database)
+    if url.get_backend_name() == "sqlite":
+        return _sqlite_engine(url), True
+    return _postgres_engine(url), True
+
+
+def _parse(database: object) -> URL:
+    if not isinstance(database, (str, URL)):
+        raise ConfigurationError(
+            f"open() takes a URL or a SQLAlchemy engine, not {type(database).__name__}"
+        )
+    try:
+        url = make_url(database)
+    except ArgumentError:
+        raise UnknownURLError(
+            "this is not a database URL: write it like sqlite:///file.db or "
+            "postgresql://user@host/name"
+        ) from None
+    if url.get_backend_name() not in DIALECTS:
+        raise UnknownURLError(
+            f"everfresh cannot follow changes of {url.get_backend_name()!r} databases: use one of "
+            f"{', '.join(name + '://' for name in DIALECTS)}"
+        )
+    return url
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    name = url.database or ""
+    if name in ("", ":memory:"):
+        # one connection: every connection of its own would be a database of its own
+        return create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
+    if not name.startswith("file:") and not Path(name).exists():
+        raise DatabaseNotFoundError(
+            f"there is no SQLite file {name!r} (looked from {Path.cwd()}): check the path, or create "
+            f"the database first"
+        )
+    return create_engine(url)
+
+
+def _postgres_engine(url: URL) -> Engine:
+    if url.drivername == "postgresql":
+        url = url.set(drivername="postgresql+psycopg")
+    try:
+        return create_engine(url)
+    except NoSuchModuleError as error:
+        raise UnknownURLError(f"no driver for {url.drivername!r}: {error}") from None
+    except ModuleNotFoundError as error:
+        if error.name and error.name.partition(".")[0] == "psycopg":
+            raise MissingExtraError("postgres", "PostgreSQL") from error
+        raise ConfigurationError(
+            f"the driver {error.name!r} is not installed: install it with pip, or use "
+            f"postgresql:// for psycopg"
+        ) from error
+
+
+def _check_dialect(engine: Engine) -> Engine:
+    if engine.dialect.name not in DIALECTS:
+        raise UnknownURLError(
+            f"everfresh cannot follow changes of {engine.dialect.name!r} databases: use one of "
+            f"{', '.join(DIALECTS)}"
+        )
+    return engine

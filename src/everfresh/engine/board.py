@@ -1,0 +1,304 @@
+"""The shared state of a cache and the steps that change it, each under one lock.
+
+What is kept, what is running and what is in flux are decided by `kernel.ledger`; the board adds
+the store, the shortcuts of the hit path, the memory of what went, and the counters. It is the
+listener of the change feeds. Hits look into shortcuts and at an entry's state, and take no lock.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from threading import Lock
+
+from everfresh.engine.receipts import describe_change
+from everfresh.engine.stats import Counters, Stats
+from everfresh.errors import ClosedError, ValueTooLargeError
+from everfresh.kernel.change import Change
+from everfresh.kernel.entry import DROPPED, Entry, Past
+from everfresh.kernel.ledger import Fill, Flux, Ledger
+from everfresh.kernel.plan import Source
+from everfresh.kernel.ports import Clock, Mark
+from everfresh.leases.local import LocalLease, LocalLeases
+from everfresh.stores.memory import MemoryStore
+
+__all__ = ["Board", "Request"]
+
+_HISTORY = 10_000  # entries that went and are remembered: a few hundred bytes each
+_SHORTCUTS = 8  # ways of asking for one entry that are kept as shortcuts
+
+
+@dataclass(slots=True, frozen=True)
+class Request:
+    """Say what is asked and how long its answer may be kept.
+
+    ``ttl`` and ``keep_errors`` are in seconds; ``probe`` is what the hit path looks up in
+    ``shortcuts``; ``detail`` is what a surface needs to ask again; ``current`` tells whether
+    ``sources`` still hold; ``seal`` prepares an entry's value for being shared by hits.
+    """
+
+    key: str
+    kind: str
+    label: str
+    sources: tuple[Source, ...] = ()
+    ttl: float | None = None
+    keep_errors: float | None = None
+    shortcuts: dict[object, Entry] | None = None
+    probe: object = None
+    detail: object = None
+    current: Callable[[], bool] | None = None
+    seal: Callable[[Entry], None] | None = None
+
+
+class Board:
+    """Hold what a cache knows; every method is one atomic step."""
+
+    def __init__(self, store: MemoryStore, mark: Callable[[], Mark], clock: Clock) -> None:
+        self.store = store
+        self.clock = clock
+        self.counters = Counters()
+        self.closed = False
+        self._mark = mark
+        self._lock = Lock()
+        self._ledger = Ledger()
+        self._history: OrderedDict[str, Past] = OrderedDict()
+        self._leases = LocalLeases()
+
+    # fills ------------------------------------------------------------------
+
+    def claim(self, request: Request, mine: frozenset[LocalLease]) -> Entry | Fill | LocalLease:
+        """Return the kept entry, or the right to fill, or the lease of who is filling already.
+
+        ``mine`` are the leases the caller holds: it never waits for one that waits for them.
+        """
+        with self._lock:
+            self.check_open()
+            entry = self.store.get(request.key)
+            if entry is not None and entry.usable(self.clock()):
+                self._add_shortcut(entry, request)
+                return entry
+            running = self._ledger.running.get(request.key)
+            lease = running.lease if running is not None else None
+            if isinstance(lease, LocalLease):
+                if lease.leads_to(mine):
+                    return self._solitary(request)
+                for held in mine:
+                    held.waits_for.append(lease)
+                return lease
+            return self._start(request)
+
+    def _start(self, request: Request) -> Fill:
+        fill = Fill(request.key, list(request.sources), lease=self._leases.issue(request.key))
+        fill.mark = self._mark()
+        if request.current is not None and not request.current():
+            fill.void = "the schema of the database changed meanwhile"
+        else:
+            self._ledger.start(fill)
+        return fill
+
+    def _solitary(self, request: Request) -> Fill:
+        lease = self._leases.issue(request.key)
+        return Fill(request.key, lease=lease, void="two computations would wait for each other")
+
+    def observe(self, fill: Fill, parent: Entry | None, reason: str) -> None:
+        """Let a running fill depend on an entry it read; without one it is not kept."""
+        with self._lock:
+            if parent is None:
+                self._ledger.void(fill, reason)
+            else:
+                self._ledger.observe(fill, parent)
+
+    def publish(self, fill: Fill, entry: Entry, request: Request) -> str | None:
+        """Keep the entry of a fill; return why it was not kept, None if it was."""
+        keep = not entry.error or request.keep_errors is not None
+        with self._lock:
+            self.counters.errors += entry.error
+            past = self._history.get(entry.key)
+            if not self._ledger.finish(fill, entry if keep and not self.closed else None):
+                entry.state = DROPPED
+                self.counters.voided += fill.void is not None
+                return fill.void or ("the cache was closed" if self.closed else "errors are not kept")
+            try:
+                self._store(entry)
+            except ValueTooLargeError as error:
+                self._ledger.drop(entry, DROPPED)
+                return str(error)
+            if entry.state == DROPPED:
+                return "everything kept is worth more per byte"
+            self._add_shortcut(entry, request)
+            self._describe_origin(entry, past)
+        return None
+
+    def waited(self, mine: frozenset[LocalLease], lease: LocalLease) -> None:
+        """Note that the holder of these leases waits no longer for that one."""
+        with self._lock:
+            for held in mine:
+                held.waits_for.remove(lease)
+
+    def abandon(self, fill: Fill) -> None:
+        """End a fill that has no answer."""
+        with self._lock:
+            self._ledger.finish(fill, None)
+
+    def _store(self, entry: Entry) -> None:
+        old = self.store.get(entry.key)
+        evicted = self.store.put(entry)
+        if old is not None:
+            self._retire(old, "it ran out", None)
+        for gone in evicted:
+            self._retire(gone, "it was evicted for room", None)
+        self.counters.evicted += len(evicted)
+
+    def _describe_origin(self, entry: Entry, past: Past | None) -> None:
+        if past is None:
+            entry.origin, entry.reason = "fill", "asked for the first time"
+            self.counters.fills += 1
+            return
+        cause = describe_change(past.change) if past.change is not None else past.reason
+        entry.origin, entry.reason = "refresh", f"the earlier answer was outdated by {cause}"
+        if past.change is None:
+            entry.reason = f"the earlier answer had gone: {past.reason}"
+        self.counters.refreshes += 1
+
+    # changes: the listener of the feeds ---------------------------------------
+
+    def begin(self, changes: Sequence[Change]) -> Flux:
+        """Put what these changes touch in flux, before they are committed."""
+        with self._lock:
+            return self._ledger.begin(changes)
+
+    def end(
+        self, token: object, *, committed: bool, changes: Sequence[Change] | None = None
+    ) -> None:
+        """Lift a flux; what its commit touched is stale from here on."""
+        assert isinstance(token, Flux)  # noqa: S101 - only `begin` makes tokens
+        with self._lock:
+            self._make_stale(self._ledger.end(token, committed=committed, changes=changes))
+
+    def lost(self, reason: str) -> None:
+        """Make everything stale: the feed cannot say what has changed."""
+        with self._lock:
+            self._make_stale(self._ledger.apply([Change(None)]), reason)
+
+    def _make_stale(self, touched: Iterable[tuple[Entry, Change]], reason: str = "") -> None:
+        for entry, change in touched:
+            self.store.discard(entry.key)
+            self._remember(entry, reason or describe_change(change), change)
+            self.counters.invalidated += 1
+
+    # forgetting ---------------------------------------------------------------
+
+    def invalidate(self, keys: Iterable[str], reason: str = "it was invalidated by hand") -> int:
+        """Drop the entries with these keys and void what is computing them; return how many."""
+        count = 0
+        with self._lock:
+            for key in keys:
+                fill = self._ledger.running.get(key)
+                if fill is not None:
+                    self._ledger.void(fill, reason)
+                entry = self.store.discard(key)
+                if entry is not None:
+                    self._retire(entry, reason, None)
+                    count += 1
+        return count
+
+    def apply(self, changes: Sequence[Change]) -> int:
+        """Take changes for committed that no feed reported; return how many entries they touched."""
+        with self._lock:
+            touched = self._ledger.apply(changes)
+            self._make_stale(touched)
+        return len(touched)
+
+    def close(self) -> None:
+        """Refuse every request from now on and let go of what is kept."""
+        with self._lock:
+            self.closed = True
+            for entry in self.store.entries():
+                self._retire(entry, "the cache was closed", None)
+            self.store.close()
+
+    def check_open(self) -> None:
+        """Raise `ClosedError` if the cache was closed."""
+        if self.closed:
+            raise ClosedError("this cache was closed: open another with everfresh.open(…)")
+
+    def _retire(self, entry: Entry, reason: str, change: Change | None) -> None:
+        if entry.state >= 0:
+            self._ledger.drop(entry, DROPPED)
+        self._remember(entry, reason, change)
+
+    def _remember(self, entry: Entry, reason: str, change: Change | None) -> None:
+        for shortcuts, probe in entry.shortcuts:
+            if shortcuts.get(probe) is entry:
+                del shortcuts[probe]
+        entry.shortcuts.clear()
+        self.counters.retired_hits += entry.hits
+        self.counters.retired_seconds_saved += entry.hits * entry.cost
+        before = self._history.pop(entry.key, None)
+        self._history[entry.key] = Past(
+            key=entry.key,
+            kind=entry.kind,
+            label=entry.label,
+            reason=reason,
+            change=change,
+            at=self.clock(),
+            cost=entry.cost,
+            hits=entry.hits + (before.hits if before else 0),
+            fills=1 + (before.fills if before else 0),
+        )
+        if len(self._history) > _HISTORY:
+            self._history.popitem(last=False)
+
+    def _add_shortcut(self, entry: Entry, request: Request) -> None:
+        shortcuts, probe = request.shortcuts, request.probe
+        if shortcuts is not None and probe is not None and len(entry.shortcuts) < _SHORTCUTS:
+            entry.shortcuts.append((shortcuts, probe))
+            shortcuts[probe] = entry
+
+    # looking ------------------------------------------------------------------
+
+    def peek(self, key: str) -> Entry | None:
+        """Return the entry a reader may be given now, without counting it as asked for."""
+        with self._lock:
+            entry = self.store.get(key)
+            return entry if entry is not None and entry.usable(self.clock()) else None
+
+    def past(self, key: str) -> Past | None:
+        """Return what is remembered of an entry that went."""
+        with self._lock:
+            return self._history.get(key)
+
+    def in_flux(self, sources: Iterable[Source]) -> bool:
+        """Whether a commit in progress touches one of these sources."""
+        with self._lock:
+            return self._ledger.in_flux(sources)
+
+    def entries(self) -> list[Entry]:
+        """Return what is kept now."""
+        with self._lock:
+            return list(self.store.entries())
+
+    def stats(self) -> Stats:
+        """Return the figures since the cache was opened."""
+        with self._lock:
+            kept, counters = list(self.store.entries()), self.counters
+            hits = counters.retired_hits + sum(entry.hits for entry in kept)
+            asked = hits + counters.fills + counters.refreshes + sum(counters.bypasses.values())
+            return Stats(
+                entries=len(kept),
+                bytes=self.store.bytes,
+                limit=self.store.max_bytes,
+                hits=hits,
+                fills=counters.fills,
+                refreshes=counters.refreshes,
+                bypasses=dict(counters.bypasses),
+                joined=counters.joined,
+                voided=counters.voided,
+                errors=counters.errors,
+                invalidated=counters.invalidated,
+                evicted=counters.evicted,
+                seconds_saved=counters.retired_seconds_saved
+                + sum(entry.hits * entry.cost for entry in kept),
+                hit_ratio=hits / asked if asked else 0.0,
+            )

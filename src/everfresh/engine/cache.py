@@ -1,0 +1,300 @@
+"""The cache object: construction, verbs and delegation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar, overload
+
+from sqlalchemy.engine import URL, Engine
+
+from everfresh.changes.session import SessionFeed
+from everfresh.connect.engines import make_engine
+from everfresh.engine import audit as auditing
+from everfresh.engine import why as explaining
+from everfresh.engine.board import Board, Request
+from everfresh.engine.fills import HIT, Answer, Fills
+from everfresh.engine.functions import Cached, FunctionOptions, wrap
+from everfresh.engine.lineage import current
+from everfresh.engine.reader import Prepared, Reader, probe_of
+from everfresh.engine.rows import Rows
+from everfresh.engine.stats import Stats
+from everfresh.engine.transactions import Transactions
+from everfresh.errors import StatementError
+from everfresh.kernel.entry import Entry
+from everfresh.kernel.score import make_policy
+from everfresh.settings import Settings, check_seconds
+from everfresh.stores.memory import MemoryStore
+
+__all__ = ["Cache", "View", "open"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Cache:
+    """Keep the answers of one database and never serve one that the data has outgrown.
+
+    Made by `everfresh.open`. Safe to use from any number of threads. Writes are noticed when they
+    go through `engine`, in this process.
+    """
+
+    def __init__(self, engine: Engine, settings: Settings | None = None, *, owned: bool = False):
+        self.engine = engine
+        self.settings = settings or Settings()
+        self._owned = owned
+        self.feed = SessionFeed(engine)
+        store = MemoryStore(
+            self.settings.max_bytes, make_policy(self.settings.policy, self.settings.half_life)
+        )
+        self.board = Board(store, self.feed.mark, self.settings.clock)
+        self.fills = Fills(self.board)
+        self.reader = Reader(engine, self.feed, self.settings.plans)
+        self._transactions = Transactions(engine, self.feed)
+        self._shortcuts: dict[object, Entry] = {}
+        self._touched = store.touched
+        self.feed.subscribe(self.board)
+
+    # asking -----------------------------------------------------------------
+
+    def sql(
+        self, statement: str, parameters: Mapping[str, object] | None = None, /, **named: object
+    ) -> Rows:
+        """Return the rows of a SELECT, from memory if nothing they depend on has changed.
+
+        ``statement`` is SQL text with ``:name`` parameters, given as keywords or as one mapping.
+        Returns `Rows`: an immutable sequence of named rows with a `receipt`. Raises
+        `StatementError` for missing or unknown parameters and for statements that write,
+        `UnkeyableError` for parameters of unknown types, and the database's own errors.
+
+        >>> import everfresh
+        >>> cache = everfresh.open("sqlite://")
+        >>> cache.sql("SELECT :a + 1 AS b", a=1).one().b
+        2
+        >>> cache.sql("SELECT :a + 1 AS b", a=1).receipt.status
+        'hit'
+        """
+        if parameters is not None:
+            named = {**parameters, **named}
+        try:
+            entry = self._shortcuts[
+                (statement, *named, *named.values(), *map(type, named.values()))
+                if named
+                else statement
+            ]
+        except (KeyError, TypeError):
+            return self._sql(statement, named, self.settings.ttl)
+        if entry.state == 0 and current() is None:
+            entry.hits += 1
+            self._touched(entry)
+            return entry.value  # type: ignore[return-value]  # entries of `sql` hold Rows
+        return self._sql(statement, named, self.settings.ttl)
+
+    @overload
+    def cached(self, function: Callable[P, T], /) -> Cached[P, T]: ...
+    @overload
+    def cached(
+        self,
+        function: None = None,
+        /,
+        *,
+        depends_on: str | list[str] | tuple[str, ...] = (),
+        ttl: float | None = None,
+        keep_errors: float | None = None,
+        copy: bool = False,
+    ) -> Callable[[Callable[P, T]], Cached[P, T]]: ...
+    def cached(self, function: Any = None, /, **options: Any) -> Any:
+        """Keep what a function returns, by its arguments, until what it depends on changes.
+
+        What the function reads through this cache is found out by itself; ``depends_on`` names
+        tables it reads in other ways. ``ttl``: seconds after which it is computed again anyway.
+        ``keep_errors``: seconds for which a raised error is kept too. ``copy``: hand out deep
+        copies instead of the kept object itself. Coroutine functions work too. The decorated
+        function has ``receipt(*args)``, ``key(*args)`` and ``invalidate(*args)``.
+
+        >>> import everfresh
+        >>> cache = everfresh.open("sqlite://")
+        >>> @cache.cached
+        ... def double(n):
+        ...     return cache.sql("SELECT :n * 2", n=n).scalar()
+        >>> double(4), double(4), double.receipt(4).status
+        (8, 8, 'hit')
+        """
+        chosen = FunctionOptions(**{"ttl": self.settings.ttl, **options})
+        if function is None:
+            return lambda decorated: wrap(decorated, self.fills, self.reader, chosen)
+        return wrap(function, self.fills, self.reader, chosen)
+
+    def using(self, *, connection: Any = None, ttl: float | None = None) -> View:
+        """Return a view of the cache that reads on a connection, or keeps answers for ``ttl``.
+
+        ``connection`` is a SQLAlchemy Connection or Session of this cache's engine. A kept answer
+        is given only where the query on that connection would return the same; a query that has
+        to run, runs on it, and what it returns is not kept.
+        """
+        check_seconds("ttl", ttl)
+        return View(self, connection, ttl)
+
+    def invalidate(self, what: Any = None, /, **parameters: object) -> int:
+        """Drop what is kept and return how many entries went.
+
+        ``what`` is a table's name, a statement with its parameters, an answer or receipt of this
+        cache, a key, or None for everything.
+        """
+        self.board.check_open()
+        return explaining.invalidate(self, what, parameters)
+
+    # telling ----------------------------------------------------------------
+
+    def why(self, what: Any, /) -> explaining.Explanation:
+        """Explain an answer: where it came from, what it depends on, what last outdated it.
+
+        ``what`` is an answer or a receipt, a key, or a tuple of a cached function and its
+        arguments. Raises `NotKeptError` for a key that is not known.
+        """
+        return explaining.why(self, what)
+
+    def why_not(self, statement: str, /, **parameters: object) -> explaining.Explanation:
+        """Explain why a statement would not be answered from memory, with the nearest kept one."""
+        return explaining.why_not(self, statement, parameters)
+
+    def audit(self, sample: int | None = None, *, seed: int | None = None) -> auditing.Audit:
+        """Ask a sample of the kept queries again and compare; None checks all of them."""
+        self.board.check_open()
+        return auditing.audit(self, sample, seed)
+
+    def stats(self) -> Stats:
+        """Return the figures since the cache was opened."""
+        return self.board.stats()
+
+    def entries(self) -> list[Entry]:
+        """Return what is kept now."""
+        return self.board.entries()
+
+    # closing ----------------------------------------------------------------
+
+    def close(self) -> None:
+        """Let go of everything; the engine is disposed of if the cache made it."""
+        if self.board.closed:
+            return
+        self.board.close()
+        self._shortcuts.clear()
+        self._transactions.close()
+        self.feed.close()
+        if self._owned:
+            self.engine.dispose()
+
+    def __enter__(self) -> Cache:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.board.closed else f"{len(self.board.entries())} entries"
+        return f"<everfresh.Cache {self.engine.url.render_as_string()} {state}>"
+
+    # one statement ------------------------------------------------------------
+
+    def _sql(self, statement: str, parameters: dict[str, object], ttl: float | None) -> Rows:
+        self.board.check_open()
+        prepared, request = self.request(statement, parameters, ttl)
+        refusal = self.reader.refusal(prepared)
+        if refusal is not None:
+            answer = self.fills.bypass(
+                request, refusal, lambda: self.reader.bypass(prepared, parameters)
+            )
+        else:
+            answer = self.fills.answer(request, lambda: self.reader.fill(prepared, parameters))
+        return self._rows(answer)
+
+    def sql_in(self, connection: Any, statement: str, parameters: dict[str, object]) -> Rows:
+        """Return the rows of a SELECT as the caller's transaction sees them."""
+        self.board.check_open()
+        inside = self._transactions.connection_of(connection)
+        prepared, request = self.request(statement, parameters)
+        reason = self.reader.refusal(prepared) or self._transactions.objection(inside)
+        if reason is None:
+            entry = self.board.peek(request.key)
+            if entry is not None and self._transactions.answers(inside, entry):
+                return self._rows(self.fills.hit(entry))
+            reason = "nothing kept is proven for this transaction, whose own reads are not kept"
+        return self._rows(
+            self.fills.bypass(
+                request, reason, lambda: self.reader.run(inside, prepared, parameters)
+            )
+        )
+
+    def request(
+        self, statement: str, parameters: dict[str, object], ttl: float | None = None
+    ) -> tuple[Prepared, Request]:
+        """Return the plan of a statement and what to ask the engine for it."""
+        if not isinstance(statement, str):
+            raise StatementError(
+                f"cache.sql takes SQL text, not {type(statement).__name__}: write the SELECT as a str"
+            )
+        prepared = self.reader.prepare(statement)
+        self.reader.check(prepared, parameters)
+        feed = self.feed
+        return prepared, Request(
+            key=self.reader.key(prepared, parameters),
+            kind="sql",
+            label=statement,
+            sources=prepared.plan.bind(parameters),
+            ttl=ttl,
+            shortcuts=self._shortcuts,
+            probe=probe_of(statement, parameters),
+            detail=dict(parameters),
+            current=lambda: feed.schema_version == prepared.version,
+            seal=self._seal,
+        )
+
+    def _seal(self, entry: Entry) -> None:
+        """Make the rows that all hits share carry the receipt of a hit."""
+        rows, hit = entry.value, Answer(entry, "hit", HIT)
+        if isinstance(rows, Rows):
+            entry.value = rows.with_receipt(lambda: self.fills.receipt(hit))
+
+    def _rows(self, answer: Answer) -> Rows:
+        rows: Rows = answer.value()
+        return rows if answer.status == "hit" else rows.with_receipt(lambda: self.fills.receipt(answer))
+
+
+class View:
+    """Ask a cache on one connection, or with another ``ttl``. Made by `Cache.using`."""
+
+    def __init__(self, cache: Cache, connection: Any, ttl: float | None) -> None:
+        self._cache = cache
+        self._connection = connection
+        self._ttl = ttl
+
+    def sql(
+        self, statement: str, parameters: Mapping[str, object] | None = None, /, **named: object
+    ) -> Rows:
+        """Return the rows of a SELECT; as `Cache.sql`."""
+        chosen = {**(parameters or {}), **named}
+        cache = self._cache
+        if self._connection is None:
+            return cache._sql(statement, chosen, self._ttl or cache.settings.ttl)
+        return cache.sql_in(self._connection, statement, chosen)
+
+
+def open(database: str | URL | Engine, **settings: Any) -> Cache:
+    """Open a cache for a database.
+
+    ``database`` is a URL (``"sqlite:///flights.db"``, ``"postgresql://user@host/name"``) or a
+    SQLAlchemy engine of your own; ``settings`` are the fields of `everfresh.Settings`. Raises
+    `UnknownURLError`, `DatabaseNotFoundError`, `MissingExtraError` or `ConfigurationError`.
+
+    >>> cache = open("sqlite://", max_bytes=10_000_000)
+    >>> cache.sql("SELECT 1 AS one")[0].one
+    1
+    """
+    chosen = Settings(**settings)
+    engine, owned = make_engine(database)
+    return Cache(engine, chosen, owned=owned)

@@ -1,0 +1,215 @@
+"""Get or compute: who answers, who waits, and what is handed to whom.
+
+No lock is held while a value is computed or while anybody waits. Waiting is done on one
+`concurrent.futures.Future` per fill, by threads directly and by tasks through `wrap_future`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+from everfresh.engine.board import Board, Request
+from everfresh.engine.lineage import Collector, collecting, current
+from everfresh.engine.receipts import Receipt, Status
+from everfresh.errors import RecursiveFillError
+from everfresh.kernel.entry import DROPPED, Entry
+from everfresh.kernel.ledger import Fill
+from everfresh.leases.local import LocalLease
+from everfresh.stores.sizing import size_of
+
+__all__ = ["HIT", "Answer", "Fills", "Request"]
+
+HIT = "kept, and nothing it depends on has changed"
+_NONE_HELD: frozenset[LocalLease] = frozenset()
+
+
+@dataclass(slots=True, frozen=True)
+class Answer:
+    """Hold an answer and how it was come by."""
+
+    entry: Entry
+    status: Status
+    reason: str
+
+    def value(self) -> Any:
+        """Return the value, or raise the error that the computation raised."""
+        if self.entry.error:
+            raise cast(BaseException, self.entry.value)
+        return self.entry.value
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """Hold what a computation gave: a value or an error, and its cost in seconds."""
+
+    value: object = None
+    error: bool = False
+    cost: float = 0.0
+
+
+class Fills:
+    """Answer requests from what is kept, or by computing, once at a time for each key."""
+
+    def __init__(self, board: Board) -> None:
+        self.board = board
+
+    def answer(self, request: Request, compute: Callable[[], object]) -> Answer:
+        """Return a kept answer, or compute one, or wait for whoever is computing it."""
+        while True:
+            mine = self._held(request)
+            claim = self.board.claim(request, mine)
+            if isinstance(claim, Entry):
+                return self.hit(claim)
+            if isinstance(claim, Fill):
+                with self._computing(claim) as outcome:
+                    outcome.value = compute()
+                return self._settle(request, claim, outcome)
+            try:
+                entry = claim.future.result()
+            finally:
+                self.board.waited(mine, claim)
+            if entry is not None:
+                return self._joined(entry)
+
+    async def answer_async(
+        self, request: Request, compute: Callable[[], Awaitable[object]]
+    ) -> Answer:
+        """Do the same for a coroutine; waiting never blocks the event loop."""
+        while True:
+            mine = self._held(request)
+            claim = self.board.claim(request, mine)
+            if isinstance(claim, Entry):
+                return self.hit(claim)
+            if isinstance(claim, Fill):
+                with self._computing(claim) as outcome:
+                    outcome.value = await compute()
+                return self._settle(request, claim, outcome)
+            try:
+                # shield: a waiter that is cancelled must not cancel what the others wait for
+                entry = await asyncio.shield(asyncio.wrap_future(claim.future))
+            finally:
+                self.board.waited(mine, claim)
+            if entry is not None:
+                return self._joined(entry)
+
+    def bypass(self, request: Request, reason: str, compute: Callable[[], object]) -> Answer:
+        """Compute an answer that is neither kept nor shared, and say why."""
+        self.board.check_open()
+        started = time.perf_counter()
+        value = compute()
+        outcome = _Outcome(value, cost=time.perf_counter() - started)
+        return self._bypassed(self._entry(request, None, outcome), reason)
+
+    def hit(self, entry: Entry) -> Answer:
+        """Count a hit and let the computation around it, if any, depend on the entry."""
+        entry.hits += 1
+        self.board.store.touched(entry)
+        collector = current()
+        if collector is not None:
+            collector.observe(entry, self)
+        return Answer(entry, "hit", HIT)
+
+    def receipt(self, answer: Answer) -> Receipt:
+        """Return the receipt of an answer, with its age now."""
+        now = self.board.clock()
+        return Receipt.of(answer.entry, answer.status, answer.reason, now, self)
+
+    # one fill -----------------------------------------------------------------
+
+    def _held(self, request: Request) -> frozenset[LocalLease]:
+        """Return the leases that the caller holds; refuse a computation that asks for itself."""
+        collector = current()
+        if collector is None:
+            return _NONE_HELD
+        chain = list(collector.chain())
+        if any(c.owner is self and c.fill.key == request.key for c in chain):
+            raise RecursiveFillError(
+                f"{request.label} asked the cache for its own result while computing it"
+            )
+        return frozenset(c.lease for c in chain)
+
+    @contextmanager
+    def _computing(self, fill: Fill) -> Iterator[_Outcome]:
+        """Run the computation inside the block; whatever it raises is caught or gives up the fill."""
+        lease = cast(LocalLease, fill.lease)
+        outcome = _Outcome()
+        started = time.perf_counter()
+        try:
+            with collecting(Collector(self, fill, lease, self.board.observe)):
+                yield outcome
+        except Exception as error:  # noqa: BLE001 - handed to everybody who waits, then raised
+            outcome.value, outcome.error = error, True
+        except BaseException:
+            # cancelled or interrupted: one of those who wait takes over
+            self.board.abandon(fill)
+            lease.release()
+            raise
+        outcome.cost = time.perf_counter() - started
+
+    def _settle(self, request: Request, fill: Fill, outcome: _Outcome) -> Answer:
+        lease = cast(LocalLease, fill.lease)
+        try:
+            entry = self._entry(request, fill, outcome)
+            refused = self.board.publish(fill, entry, request)
+        except BaseException:
+            self.board.abandon(fill)
+            lease.release()
+            raise
+        lease.complete(entry)
+        if refused is not None:
+            return self._bypassed(entry, refused)
+        self._observed(entry)
+        return Answer(entry, cast(Status, entry.origin), entry.reason)
+
+    def _joined(self, entry: Entry) -> Answer:
+        self.board.counters.joined += 1
+        reason = "shared the computation of another caller"
+        if entry.state == DROPPED:
+            return self._bypassed(entry, f"{reason}, which was not kept")
+        self._observed(entry)
+        return Answer(entry, "fill", reason)
+
+    def _entry(self, request: Request, fill: Fill | None, outcome: _Outcome) -> Entry:
+        now = self.board.clock()
+        keep = request.keep_errors if outcome.error else request.ttl
+        parents = () if fill is None else fill.parents
+        # an answer made of others lives no longer than they do
+        limits = [parent.deadline for parent in parents if parent.deadline is not None]
+        if keep is not None:
+            limits.append(now + keep)
+        entry = Entry(
+            key=request.key,
+            value=outcome.value,
+            kind=request.kind,
+            label=request.label,
+            sources=request.sources if fill is None else tuple(fill.sources),
+            mark=None if fill is None else fill.mark,
+            filled_at=now,
+            cost=outcome.cost,
+            bytes=size_of(outcome.value),
+            deadline=min(limits, default=None),
+            parents=tuple(parent.key for parent in parents),
+            error=outcome.error,
+            request=request,
+        )
+        if request.seal is not None:
+            request.seal(entry)
+        return entry
+
+    def _bypassed(self, entry: Entry, reason: str) -> Answer:
+        entry.state = DROPPED
+        self.board.counters.bypass(reason)
+        collector = current()
+        if collector is not None:
+            collector.taint(f"it used an answer that was not kept: {reason}")
+        return Answer(entry, "bypass", reason)
+
+    def _observed(self, entry: Entry) -> None:
+        collector = current()
+        if collector is not None:
+            collector.observe(entry, self)

@@ -1,0 +1,239 @@
+"""`cache.cached`: functions whose results are kept by their arguments."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import count
+from types import CodeType
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
+
+from everfresh.engine.board import Request
+from everfresh.engine.fills import HIT, Answer, Fills
+from everfresh.engine.lineage import current
+from everfresh.engine.reader import Reader
+from everfresh.engine.receipts import Receipt, Status
+from everfresh.errors import ConfigurationError, NotKeptError, UnkeyableError
+from everfresh.kernel.entry import Entry
+from everfresh.kernel.keys import canonical, digest
+from everfresh.kernel.plan import Source
+from everfresh.settings import check_seconds
+
+__all__ = ["Cached", "FunctionOptions", "wrap"]
+
+P = ParamSpec("P")
+T = TypeVar("T", covariant=True)
+
+# of these exact types, equal values have equal keys: others need the full key (see reader.py)
+_PLAIN = frozenset({int, str, bool, bytes, type(None)})
+_closures = count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionOptions:
+    """Say how the results of one function are kept; see `Cache.cached`."""
+
+    depends_on: str | list[str] | tuple[str, ...] = ()
+    ttl: float | None = None
+    keep_errors: float | None = None
+    copy: bool = False
+
+    def __post_init__(self) -> None:
+        check_seconds("ttl", self.ttl)
+        check_seconds("keep_errors", self.keep_errors)
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The names in ``depends_on``."""
+        return (self.depends_on,) if isinstance(self.depends_on, str) else tuple(self.depends_on)
+
+
+class Cached(Protocol[P, T]):
+    """A decorated function: called as before, with its cache at hand."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+    def receipt(self, *args: P.args, **kwargs: P.kwargs) -> Receipt:
+        """Return the receipt of the last answer for these arguments.
+
+        Raises `NotKeptError` if nothing is kept for them.
+        """
+
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Return the key of a call with these arguments."""
+
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> int:
+        """Drop what is kept for these arguments; return how many entries went."""
+
+
+def wrap(function: Callable[..., Any], fills: Fills, reader: Reader, options: FunctionOptions) -> Any:
+    """Return the function with its results kept. Raises `ConfigurationError` for generators."""
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigurationError(
+            f"{function.__qualname__} is a generator, which can be read only once: return a list"
+        )
+    calls = Calls(function, fills, reader, options)
+    wrapper = _async_wrapper(calls) if inspect.iscoroutinefunction(function) else _wrapper(calls)
+    functools.update_wrapper(wrapper, function)
+    wrapper.receipt, wrapper.key = calls.receipt, calls.key  # type: ignore[attr-defined]
+    wrapper.invalidate = calls.invalidate  # type: ignore[attr-defined]
+    return wrapper
+
+
+def _wrapper(calls: Calls) -> Callable[..., Any]:
+    shortcuts, touched, slow = calls.shortcuts, calls.fills.board.store.touched, calls.call
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            if kwargs:
+                entry = shortcuts[_probe_of(args, kwargs)]
+            else:
+                entry = shortcuts[args + tuple(map(type, args))]
+        except (KeyError, TypeError):
+            return slow(args, kwargs)
+        if entry.state == 0 and current() is None:
+            entry.hits += 1
+            touched(entry)
+            return entry.value
+        return slow(args, kwargs)
+
+    return wrapper
+
+
+def _async_wrapper(calls: Calls) -> Callable[..., Any]:
+    shortcuts, touched, slow = calls.shortcuts, calls.fills.board.store.touched, calls.call_async
+
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            entry = shortcuts[_probe_of(args, kwargs)]
+        except (KeyError, TypeError):
+            return await slow(args, kwargs)
+        if entry.state == 0 and current() is None:
+            entry.hits += 1
+            touched(entry)
+            return entry.value
+        return await slow(args, kwargs)
+
+    return wrapper
+
+
+def _probe_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    if not kwargs:
+        return args + tuple(map(type, args))
+    values = args + tuple(kwargs.values())
+    # `...` keeps f(1, 2) and f(1, b=2) apart: their shortcuts may, but need not, differ
+    return (..., *kwargs, ..., *values, *map(type, values))
+
+
+class Calls:
+    """Turn calls of one function into requests."""
+
+    def __init__(
+        self, function: Callable[..., Any], fills: Fills, reader: Reader, options: FunctionOptions
+    ) -> None:
+        self.function = function
+        self.fills = fills
+        self.options = options
+        self.shortcuts: dict[object, Entry] = {}
+        self._reader = reader
+        self._signature = inspect.signature(function)
+        self._identity = _identity_of(function)
+        self._name = f"{function.__module__}.{function.__qualname__}"
+
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Answer a call that no shortcut answered."""
+        request = self.request(args, kwargs)
+        answer = self.fills.answer(request, lambda: self.function(*args, **kwargs))
+        return self._hand_out(answer)
+
+    async def call_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Answer a call of a coroutine function that no shortcut answered."""
+        request = self.request(args, kwargs)
+        answer = await self.fills.answer_async(request, lambda: self.function(*args, **kwargs))
+        return self._hand_out(answer)
+
+    def request(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request:
+        """Return what to ask the engine for a call."""
+        plain = not self.options.copy and self.options.keep_errors is None
+        plain = plain and all(type(v) in _PLAIN for v in (*args, *kwargs.values()))
+        return Request(
+            key=self.key(*args, **kwargs),
+            kind="call",
+            label=self._name,
+            sources=self._sources(),
+            ttl=self.options.ttl,
+            keep_errors=self.options.keep_errors,
+            shortcuts=self.shortcuts,
+            probe=_probe_of(args, kwargs) if plain else None,
+            detail={"function": self._name, "args": args, "kwargs": kwargs},
+        )
+
+    def key(self, *args: Any, **kwargs: Any) -> str:
+        """Return the key of a call: the code's identity and the arguments by parameter."""
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        try:
+            return digest("call", function=self._identity, arguments=dict(bound.arguments))
+        except UnkeyableError as error:
+            raise UnkeyableError(f"argument of {self._name}: {error}") from None
+
+    def receipt(self, *args: Any, **kwargs: Any) -> Receipt:
+        """Return the receipt of the last answer for these arguments."""
+        key = self.key(*args, **kwargs)
+        entry = self.fills.board.peek(key)
+        if entry is None:
+            past = self.fills.board.past(key)
+            state = "was never called" if past is None else f"has nothing kept ({past.reason})"
+            raise NotKeptError(f"{self._name} {state} with these arguments: call it first")
+        if entry.hits:
+            return self.fills.receipt(Answer(entry, "hit", HIT))
+        return self.fills.receipt(Answer(entry, cast(Status, entry.origin), entry.reason))
+
+    def invalidate(self, *args: Any, **kwargs: Any) -> int:
+        """Drop what is kept for these arguments."""
+        return self.fills.board.invalidate([self.key(*args, **kwargs)])
+
+    def _sources(self) -> tuple[Source, ...]:
+        return self._reader.whole_tables(self.options.tables) if self.options.depends_on else ()
+
+    def _hand_out(self, answer: Answer) -> Any:
+        value = answer.value()
+        return deepcopy(value) if self.options.copy else value
+
+
+def _identity_of(function: Callable[..., Any]) -> object:
+    """Return what tells this function's code from any other's, the same in every process."""
+    inner = inspect.unwrap(function)
+    code = getattr(inner, "__code__", None)
+    name = (function.__module__, function.__qualname__)
+    if code is None:  # a callable object or a builtin: its name is all there is
+        return (*name, next(_closures))
+    return (*name, _code_of(code), _captured(inner))
+
+
+def _code_of(code: CodeType) -> tuple[object, ...]:
+    constants = tuple(
+        _code_of(constant) if isinstance(constant, CodeType) else constant
+        for constant in code.co_consts
+    )
+    return (code.co_code, code.co_names, constants)
+
+
+def _captured(function: Any) -> object:
+    cells = [cell.cell_contents for cell in function.__closure__ or () if not _empty(cell)]
+    try:
+        return canonical((cells, function.__defaults__, function.__kwdefaults__))
+    except UnkeyableError:
+        # captured objects without a canonical form: this closure is equal to itself alone
+        return next(_closures)
+
+
+def _empty(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018 - raises when the cell is empty
+    except ValueError:
+        return True
+    return False

@@ -1,0 +1,201 @@
+"""Statements: what is known of a text before it runs, and how it is run on the database."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+from sqlalchemy import bindparam, text
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.sql.elements import TextClause
+
+from everfresh.changes.session import SessionFeed
+from everfresh.connect.describe import DatabaseSchema, describe, identity
+from everfresh.engine.lineage import current
+from everfresh.engine.rows import Rows, make_rows
+from everfresh.errors import ConfigurationError, StatementError
+from everfresh.kernel.keys import digest
+from everfresh.kernel.plan import Plan, Source, TableSource
+from everfresh.kernel.sqltext import analyse, classify
+
+__all__ = ["Prepared", "Reader", "probe_of"]
+
+# `IN :ids` with a list: SQLAlchemy must be told to write one placeholder per element
+_EXPANDING = re.compile(r"\bIN\s*:(\w+)", re.IGNORECASE)
+
+# Values whose equality, given the same exact type, means the same key: only these may be probes.
+# Not float (0.0 == -0.0), Decimal (1.0 == 1.00), datetime (zones) or containers (types inside).
+_PLAIN = frozenset({int, str, bool, bytes, type(None)})
+
+
+def probe_of(statement: str, parameters: Mapping[str, object]) -> object:
+    """Return what the hit path looks up for these parameters, None if they need a full key."""
+    if not all(type(value) in _PLAIN for value in parameters.values()):
+        return None
+    if not parameters:
+        return statement
+    return (statement, *parameters, *parameters.values(), *map(type, parameters.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Hold a statement that was analysed under one version of the schema."""
+
+    statement: str
+    clause: TextClause
+    names: frozenset[str]
+    plan: Plan
+    version: int
+
+
+class Reader:
+    """Analyse statements once and run them, on connections of its own or on the caller's."""
+
+    def __init__(self, engine: Engine, feed: SessionFeed, plans: int) -> None:
+        self.engine = engine
+        self.feed = feed
+        self._plans: OrderedDict[str, Prepared] = OrderedDict()
+        self._limit = plans
+        self._lock = Lock()
+        self._schema: DatabaseSchema | None = None
+        self._identity: object = None
+        self._schema_version = -1
+
+    def prepare(self, statement: str) -> Prepared:
+        """Return the statement's plan; it is analysed at most once per version of the schema."""
+        prepared = self._plans.get(statement)
+        if prepared is not None and prepared.version == self.feed.schema_version:
+            return prepared
+        with self._lock:
+            prepared = self._plans.get(statement)
+            if prepared is None or prepared.version != self.feed.schema_version:
+                prepared = self._plans[statement] = self._analyse(statement)
+                if len(self._plans) > self._limit:
+                    self._plans.popitem(last=False)
+        return prepared
+
+    def key(self, prepared: Prepared, parameters: Mapping[str, object]) -> str:
+        """Return the key of a statement with these parameters on this database."""
+        return digest(
+            "sql",
+            statement=prepared.statement,
+            parameters=dict(parameters),
+            database=self._identity,
+        )
+
+    def check(self, prepared: Prepared, parameters: Mapping[str, object]) -> None:
+        """Raise `StatementError` unless the parameters are just those the statement names."""
+        given = parameters.keys()
+        if prepared.names == given:
+            return
+        missing = ", ".join(sorted(prepared.names - given))
+        unknown = ", ".join(sorted(given - prepared.names))
+        parts = [f"no value was given for {missing}"] if missing else []
+        parts += [f"it has no parameter {unknown}"] if unknown else []
+        raise StatementError(f"{' and '.join(parts)}: {_short(prepared.statement)}")
+
+    def refusal(self, prepared: Prepared) -> str | None:
+        """Return why this statement's answers are not kept, None if they are.
+
+        Raises `StatementError` for a statement that writes.
+        """
+        if prepared.plan.refusal is not None:
+            kind = classify(prepared.statement, self.engine.dialect.name).kind
+            if kind not in ("read", "other"):
+                raise StatementError(
+                    f"cache.sql only reads; run this on cache.engine: {_short(prepared.statement)}"
+                )
+            return prepared.plan.refusal
+        temporary = self.feed.temporary_names
+        if temporary and any(name in prepared.statement.lower() for name in temporary):
+            return "it names a temporary table"
+        return None
+
+    def whole_tables(self, names: Iterable[str]) -> tuple[Source, ...]:
+        """Return sources that any change of these tables touches.
+
+        Raises `ConfigurationError` for a table that does not exist.
+        """
+        schema = self.schema()
+        sources = []
+        for name in names:
+            qualifier, _, bare = name.rpartition(".")
+            table = schema.table(qualifier or None, bare)
+            if table is None:
+                raise ConfigurationError(f"there is no table {name!r} in this database")
+            sources.append(TableSource(table.name))
+        return tuple(sources)
+
+    def schema(self) -> DatabaseSchema:
+        """Return the tables of the database, read again after every change of them."""
+        with self._lock:
+            return self._current_schema()
+
+    def fill(self, prepared: Prepared, parameters: Mapping[str, object]) -> Rows:
+        """Run a statement whose answer may be kept, in a transaction of its own."""
+        with self.engine.connect() as connection:
+            if self.engine.dialect.name == "postgresql":
+                connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+                return self.run(connection, prepared, parameters)
+            before = self._own_writes(connection)
+            rows = self.run(connection, prepared, parameters)
+            collector = current()
+            if collector is not None and (before is None or self._own_writes(connection) != before):
+                collector.taint("its connection had uncommitted writes")
+            return rows
+
+    def bypass(self, prepared: Prepared, parameters: Mapping[str, object]) -> Rows:
+        """Run a statement whose answer is not kept; it must not write."""
+        with self.engine.connect() as connection:
+            if self.engine.dialect.name == "postgresql":
+                connection = connection.execution_options(postgresql_readonly=True)
+            return self.run(connection, prepared, parameters)
+
+    def run(
+        self, connection: Connection, prepared: Prepared, parameters: Mapping[str, object]
+    ) -> Rows:
+        """Run a statement on this connection and return its rows."""
+        result = connection.execute(prepared.clause, dict(parameters))
+        if not result.returns_rows:
+            raise StatementError(f"the statement returns no rows: {_short(prepared.statement)}")
+        return make_rows(tuple(result.keys()), result.fetchall())
+
+    def _own_writes(self, connection: Connection) -> int | None:
+        """Return a stamp of the connection's own writes, None while some are uncommitted.
+
+        A connection may be shared (an in-memory SQLite database has only one): what it reads
+        while one of its users is writing must not be kept.
+        """
+        raw: Any = connection.connection.dbapi_connection
+        if self.feed.uncommitted(raw):
+            return None
+        return int(getattr(raw, "total_changes", 0))
+
+    def _analyse(self, statement: str) -> Prepared:
+        version = self.feed.schema_version
+        schema = self._current_schema()
+        names = _EXPANDING.findall(statement)
+        clause = text(statement)
+        bound = frozenset(clause.compile(dialect=self.engine.dialect).params)
+        expanding = [bindparam(name, expanding=True) for name in set(names) & bound]
+        if expanding:
+            clause = clause.bindparams(*expanding)
+        return Prepared(statement, clause, bound, analyse(statement, schema), version)
+
+    def _current_schema(self) -> DatabaseSchema:
+        version = self.feed.schema_version
+        if self._schema is None or self._schema_version != version:
+            with self.engine.connect() as connection:
+                self._schema, self._identity = describe(connection), identity(connection)
+            self._schema_version = version
+        return self._schema
+
+
+def _short(statement: str) -> str:
+    line = " ".join(statement.split())
+    return line if len(line) <= 120 else f"{line[:117]}…"
+

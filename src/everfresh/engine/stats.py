@@ -1,0 +1,63 @@
+"""Counters of one cache and the figures made from them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+__all__ = ["Counters", "Stats"]
+
+_REASONS = 100  # different bypass reasons that are counted apart; the rest count as "other"
+
+
+@dataclass(slots=True)
+class Counters:
+    """Count what happened; changed under the engine's lock, or by bypasses where a lost count of
+    a race does no harm.
+    """
+
+    fills: int = 0
+    refreshes: int = 0
+    joined: int = 0
+    voided: int = 0
+    errors: int = 0
+    invalidated: int = 0
+    evicted: int = 0
+    retired_hits: int = 0
+    retired_seconds_saved: float = 0.0
+    bypasses: Counter[str] = field(default_factory=Counter)
+
+    def bypass(self, reason: str) -> None:
+        """Count a bypass under its reason."""
+        known = reason in self.bypasses or len(self.bypasses) < _REASONS
+        self.bypasses[reason if known else "other"] += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Hold the figures of a cache since it was opened.
+
+    ``bytes`` and ``limit`` are bytes, ``seconds_saved`` is what the hits would have cost;
+    ``voided`` counts computations whose source changed meanwhile, ``joined`` callers that shared
+    the computation of another.
+    """
+
+    entries: int
+    bytes: int
+    limit: int
+    hits: int
+    fills: int
+    refreshes: int
+    bypasses: dict[str, int]
+    joined: int
+    voided: int
+    errors: int
+    invalidated: int
+    evicted: int
+    seconds_saved: float
+    hit_ratio: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, ready for JSON."""
+        return asdict(self)

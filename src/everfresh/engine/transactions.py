@@ -1,0 +1,108 @@
+"""Reads inside a transaction of the caller's: when a kept answer may stand in for the query.
+
+A hit takes no snapshot. In a transaction that keeps one, an answer from outside it could show what
+the transaction itself cannot see, or hide from the database that it read at all. So a kept answer
+is given only where the query itself would provably return the same; the source is the database's
+own definition of its isolation levels (PROTOCOL: "Transactions that read").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import event, text
+from sqlalchemy.engine import Connection, Engine
+
+from everfresh.changes.session import SessionFeed
+from everfresh.errors import ConfigurationError
+from everfresh.kernel.entry import Entry
+
+__all__ = ["Transactions"]
+
+
+@dataclass(slots=True)
+class _Snapshot:
+    """Hold where the feed was when a transaction began, and whether its snapshot is taken."""
+
+    position: int
+    taken: bool = False
+
+
+class Transactions:
+    """Judge whether a transaction may be answered from what is kept."""
+
+    def __init__(self, engine: Engine, feed: SessionFeed) -> None:
+        self.engine = engine
+        self.feed = feed
+        self._begun: WeakKeyDictionary[Connection, _Snapshot] = WeakKeyDictionary()
+        event.listen(engine, "begin", self._on_begin)
+
+    def close(self) -> None:
+        """Stop listening to the engine."""
+        event.remove(self.engine, "begin", self._on_begin)
+
+    def connection_of(self, connection: Any) -> Connection:
+        """Return the Connection of a Session or a Connection of this engine."""
+        if not isinstance(connection, Connection) and callable(
+            getattr(connection, "connection", None)
+        ):
+            session = connection
+            if session.autoflush and (session.new or session.dirty or session.deleted):
+                session.flush()  # as the query itself would have done
+            connection = session.connection()
+        if not isinstance(connection, Connection):
+            raise ConfigurationError(
+                f"connection= takes a SQLAlchemy Connection or Session, "
+                f"not {type(connection).__name__}"
+            )
+        if connection.engine.pool is not self.engine.pool:
+            raise ConfigurationError(
+                "this connection belongs to another engine than the cache's: take it from "
+                "cache.engine, or open the cache with everfresh.open(engine)"
+            )
+        return connection
+
+    def objection(self, connection: Connection) -> str | None:
+        """Return why nothing kept may answer on this connection now, None if something may.
+
+        For a transaction that reads from one snapshot, takes that snapshot first.
+        """
+        raw: Any = connection.connection.dbapi_connection
+        if self.feed.uncommitted(raw):
+            return "its transaction has written"
+        if self.engine.dialect.name == "sqlite":
+            if raw.in_transaction:
+                return self._take_snapshot(connection, "SELECT 1 FROM sqlite_master LIMIT 1")
+            return None
+        return self._postgres_objection(connection)
+
+    def answers(self, connection: Connection, entry: Entry) -> bool:
+        """Whether an entry that is fresh now was so, with the same value, at the snapshot too."""
+        snapshot = self._begun.get(connection) if connection.in_transaction() else None
+        if snapshot is None or not snapshot.taken:
+            return True
+        return entry.mark is not None and entry.mark.position <= snapshot.position
+
+    def _postgres_objection(self, connection: Connection) -> str | None:
+        level = connection.get_isolation_level()
+        if level == "SERIALIZABLE":
+            return "a SERIALIZABLE transaction must read from the database itself"
+        if level == "REPEATABLE READ":
+            return self._take_snapshot(connection, "SELECT 1")
+        if level == "AUTOCOMMIT":
+            return "it runs on a connection in autocommit mode, which may be in any state"
+        return None
+
+    def _take_snapshot(self, connection: Connection, statement: str) -> str | None:
+        snapshot = self._begun.get(connection)
+        if snapshot is None or not connection.in_transaction():
+            return "its transaction began before the cache could see it"
+        if not snapshot.taken:
+            connection.execute(text(statement))
+            snapshot.taken = True
+        return None
+
+    def _on_begin(self, connection: Connection) -> None:
+        self._begun[connection] = _Snapshot(self.feed.mark().position)
