@@ -150,13 +150,29 @@ def column_domain(column: Column) -> SqliteDomain | None:
     return _domain(affinity(column.type), column.collation)
 
 
-def pair_domain(left: Column, right: Column, collation: str | None = None) -> SqliteDomain | None:
-    """Return how two columns compare with each other: the left one's collation comes first."""
-    sides = (affinity(left.type), affinity(right.type))
+def pair_domain(
+    left: Column | None, right: Column | None, collation: str | None = None
+) -> SqliteDomain | None:
+    """Return how two sides compare; None for a side without affinity, a plain literal.
+
+    Affinity is applied to the other side only by numbers, or to a side that has none at all
+    (`sqlite3CompareAffinity`). The left column's collation comes first.
+
+    >>> text, number = Column("t", "TEXT"), Column("n", "INT")
+    >>> pair_domain(text, None).affinity, pair_domain(text, number).affinity
+    ('TEXT', 'NUMERIC')
+    >>> pair_domain(text, Column("x")).affinity
+    'NONE'
+    """
+    sides = [affinity(side.type) for side in (left, right) if side is not None]
     if None in sides:
         return None
-    chosen: Affinity = "NUMERIC" if "NUMERIC" in sides else "TEXT" if "TEXT" in sides else "NONE"
-    return _domain(chosen, collation or left.collation or right.collation)
+    chosen: Affinity | None = "NUMERIC" if "NUMERIC" in sides else "NONE"
+    if len(sides) == 1:
+        chosen = sides[0]
+    # the left column decides even when its collation is the default one; a cast is no column
+    columns = [side for side in (left, right) if side is not None and side.name]
+    return _domain(chosen, collation or (columns[0].collation if columns else None))
 
 
 def _domain(kind: Affinity | None, collation: str | None) -> SqliteDomain | None:

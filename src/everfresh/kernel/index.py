@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from everfresh.kernel.affinity import ANY
 from everfresh.kernel.change import Change
-from everfresh.kernel.plan import Source
+from everfresh.kernel.interval import IntervalTree
+from everfresh.kernel.plan import Anchor, Source
 from everfresh.kernel.predicate import ABSENT
+from everfresh.kernel.predicate_source import Band
 
 __all__ = ["ChangeIndex"]
 
@@ -31,47 +33,88 @@ class _Anchored:
         normal = ANY if value is ABSENT else self.sample.normal(self.column, value)
         return self.every if normal is ANY else self.by_value.get(normal, ())
 
-
-@dataclass(slots=True)
-class _Table:
-    """Hold the sources of one table."""
-
-    anchored: dict[tuple[str, Hashable], _Anchored] = field(default_factory=dict)
-    unanchored: dict[Source, None] = field(default_factory=dict)
-
     def add(self, source: Source) -> None:
-        """File a source under its anchor."""
-        anchor = source.anchor
-        if anchor is None:
-            self.unanchored[source] = None
-            return
-        group = self.anchored.setdefault(
-            (anchor.column, anchor.domain), _Anchored(anchor.column, source)
-        )
-        group.every[source] = None
-        for value in anchor.values:
-            group.by_value.setdefault(value, {})[source] = None
+        """File a source under each value it asks for."""
+        self.every[source] = None
+        for value in _anchor(source).values:
+            self.by_value.setdefault(value, {})[source] = None
 
     def discard(self, source: Source) -> None:
         """Take a source out."""
-        anchor = source.anchor
-        if anchor is None:
+        self.every.pop(source, None)
+        for value in _anchor(source).values:
+            bucket = self.by_value.get(value, {})
+            bucket.pop(source, None)
+            if not bucket:
+                self.by_value.pop(value, None)
+
+
+@dataclass(slots=True)
+class _Banded:
+    """Hold the sources of one table that ask for an interval of one column."""
+
+    sample: Band
+    tree: IntervalTree = field(default_factory=IntervalTree)
+
+    @property
+    def every(self) -> Iterable[Source]:
+        """Every source."""
+        return cast("Iterable[Source]", self.tree)
+
+    def candidates(self, image: Mapping[str, object] | None) -> Iterable[Source]:
+        """Return the sources that this row image may concern."""
+        if image is None:
+            return ()
+        rank = self.sample.rank(image)
+        return self.every if rank is None else cast("Iterable[Source]", self.tree.at(rank))
+
+    def add(self, source: Source) -> None:
+        """File a source under its interval."""
+        band = _band(source)
+        assert band is not None  # noqa: S101
+        self.tree.add(source, band.interval)
+
+    def discard(self, source: Source) -> None:
+        """Take a source out."""
+        self.tree.discard(source)
+
+
+@dataclass(slots=True)
+class _Table:
+    """Hold the sources of one table, in groups that find what a row image may concern."""
+
+    groups: dict[Hashable, _Anchored | _Banded] = field(default_factory=dict)
+    unanchored: dict[Source, None] = field(default_factory=dict)
+
+    def add(self, source: Source) -> None:
+        """File a source under what it asks for."""
+        place = _place(source)
+        if place is None:
+            self.unanchored[source] = None
+            return
+        group = self.groups.get(place)
+        if group is None:
+            band = _band(source)
+            column = _anchor(source).column if band is None else ""
+            group = _Anchored(column, source) if band is None else _Banded(band)
+            self.groups[place] = group
+        group.add(source)
+
+    def discard(self, source: Source) -> None:
+        """Take a source out."""
+        place = _place(source)
+        if place is None:
             self.unanchored.pop(source, None)
             return
-        group = self.anchored[anchor.column, anchor.domain]
-        group.every.pop(source, None)
-        for value in anchor.values:
-            if bucket := group.by_value.get(value):
-                bucket.pop(source, None)
-                if not bucket:
-                    del group.by_value[value]
-        if not group.every:
-            del self.anchored[anchor.column, anchor.domain]
+        group = self.groups[place]
+        group.discard(source)
+        if not any(True for _ in group.every):
+            del self.groups[place]
 
     def sources(self) -> Iterable[Source]:
         """Yield every source."""
         yield from self.unanchored
-        for group in self.anchored.values():
+        for group in self.groups.values():
             yield from group.every
 
     def touched(self, change: Change) -> set[Source]:
@@ -79,13 +122,31 @@ class _Table:
         if change.whole_table:
             return set(self.sources())
         candidates = set(self.unanchored)
-        for group in self.anchored.values():
+        for group in self.groups.values():
             candidates.update(group.candidates(change.old))
             candidates.update(group.candidates(change.new))
         return {source for source in candidates if source.touched_by(change)}
 
     def __bool__(self) -> bool:
-        return bool(self.unanchored or self.anchored)
+        return bool(self.unanchored or self.groups)
+
+
+def _band(source: Source) -> Band | None:
+    return None if source.anchor is not None else getattr(source, "band", None)
+
+
+def _anchor(source: Source) -> Anchor:
+    anchor = source.anchor
+    assert anchor is not None  # noqa: S101
+    return anchor
+
+
+def _place(source: Source) -> Hashable:
+    """Return the group a source belongs to, None if its rows cannot be looked up."""
+    if source.anchor is not None:
+        return ("value", source.anchor.column, source.anchor.domain)
+    band = _band(source)
+    return None if band is None else ("band", band.column, band.domain)
 
 
 class ChangeIndex:

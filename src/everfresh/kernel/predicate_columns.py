@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from everfresh.kernel.affinity import ANY, Domain
+from everfresh.kernel.interval import Interval
 from everfresh.kernel.predicate import (
     ABSENT,
     FALSE,
@@ -24,15 +25,13 @@ __all__ = [
     "ColumnPair",
     "Compared",
     "Exactly",
-    "Fixed",
     "IsNull",
     "Listed",
     "Member",
-    "OperandIsNull",
-    "OperandTruth",
     "Operator",
     "Ordered",
     "Truth",
+    "compared_truth",
     "truth_of",
 ]
 
@@ -48,7 +47,7 @@ _HOLDS: Final[dict[str, tuple[int, ...]]] = {
 }
 
 
-def _truth(operator: str, domain: Domain, left: object, right: object) -> int:
+def compared_truth(operator: str, domain: Domain, left: object, right: object) -> int:
     """Compare two normal forms as SQL does."""
     if left is ANY or right is ANY:
         return UNKNOWN
@@ -221,7 +220,14 @@ class Ordered(_Bound):
 
     def test(self, row: Row) -> int:
         """Return the truth values of ``column operator value``."""
-        return _truth(self.operator, self.domain, self._normal(row), self.value)
+        return compared_truth(self.operator, self.domain, self._normal(row), self.value)
+
+    def interval(self) -> Interval | None:
+        """Return the ranks that can pass, None if they are not one interval."""
+        rank = self.domain.rank(self.value)
+        if rank is None or self.operator == "<>":
+            return None
+        return Interval.above(rank) if self.operator in (">", ">=") else Interval.below(rank)
 
     def __str__(self) -> str:
         return f"{self.column} {self.operator} {_shown(self.value)}"
@@ -238,7 +244,7 @@ class ColumnPair(_Bound):
         """Return the truth values of ``column operator other``."""
         value = row.get(self.other, ABSENT)
         other = ANY if value is ABSENT else self.domain.normal(value)
-        return _truth(self.operator, self.domain, self._normal(row), other)
+        return compared_truth(self.operator, self.domain, self._normal(row), other)
 
     def __str__(self) -> str:
         return f"{self.column} {self.operator} {self.other}"
@@ -303,71 +309,3 @@ def truth_of(value: object) -> int:
     if type(value) in (bool, int, float) and value == value:  # not NaN
         return TRUE if value else FALSE
     return UNKNOWN
-
-
-@dataclass(frozen=True, slots=True)
-class Fixed:
-    """Compare two values that no row changes: ``:all = 1``."""
-
-    operator: Operator
-    domain: Domain
-    left: Operand
-    right: Operand
-
-    def bind(self, parameters: Row) -> Condition:
-        """Return the outcome."""
-        left, right = self.left.value(parameters), self.right.value(parameters)
-        if ANY in (left, right):
-            return Always(UNKNOWN)
-        sides = self.domain.operand(left), self.domain.operand(right)
-        return Always(_truth(self.operator, self.domain, *sides))
-
-    def test(self, row: Row) -> int:
-        """Return unknown: only the bound condition is tested."""
-        return UNKNOWN
-
-    def anchors(self) -> dict[str, Values]:
-        """Return nothing: no column decides."""
-        return {}
-
-
-@dataclass(frozen=True, slots=True)
-class OperandIsNull:
-    """Hold if a parameter is NULL: ``:month IS NULL OR month = :month``."""
-
-    operand: Operand
-
-    def bind(self, parameters: Row) -> Condition:
-        """Return the outcome."""
-        value = self.operand.value(parameters)
-        if value is ANY or (isinstance(value, float) and math.isnan(value)):
-            return Always(UNKNOWN)
-        return Always(TRUE if value is None else FALSE)
-
-    def test(self, row: Row) -> int:
-        """Return unknown: only the bound condition is tested."""
-        return UNKNOWN
-
-    def anchors(self) -> dict[str, Values]:
-        """Return nothing: no column decides."""
-        return {}
-
-
-@dataclass(frozen=True, slots=True)
-class OperandTruth:
-    """Hold if a literal or parameter itself does: ``WHERE TRUE``, ``WHERE :all``."""
-
-    operand: Operand
-
-    def bind(self, parameters: Row) -> Condition:
-        """Return the outcome."""
-        value = self.operand.value(parameters)
-        return Always(UNKNOWN if value is ANY else truth_of(value))
-
-    def test(self, row: Row) -> int:
-        """Return unknown: only the bound condition is tested."""
-        return UNKNOWN
-
-    def anchors(self) -> dict[str, Values]:
-        """Return nothing: no column decides."""
-        return {}

@@ -7,14 +7,56 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import cast
 
-from everfresh.kernel.affinity import ANY, Domain
+from everfresh.kernel.affinity import ANY, Domain, Rank
 from everfresh.kernel.change import Change
+from everfresh.kernel.interval import EVERYTHING, NOWHERE, Interval
 from everfresh.kernel.plan import Anchor, Source
 from everfresh.kernel.predicate import ABSENT, TRUE, UNKNOWN, Always, And, Condition, Row
+from everfresh.kernel.predicate_columns import Ordered
 
-__all__ = ["RowSource", "RowSourceTemplate"]
+__all__ = ["Band", "RowSource", "RowSourceTemplate"]
 
 _PLAIN = (bool, int, str, bytes, type(None))
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Name the interval of one column that a row must lie in to matter: ``day >= 6``.
+
+    The change index uses it for sources without an `Anchor`.
+    """
+
+    column: str
+    domain: Domain
+    interval: Interval
+
+    def rank(self, row: Row) -> Rank | None:
+        """Return where a row lies in the column's order, None if that is not known.
+
+        NULL lies nowhere: no comparison with it holds.
+        """
+        value = row.get(self.column, ABSENT)
+        normal = ANY if value is ABSENT else self.domain.normal(value)
+        if normal is None:
+            return NOWHERE
+        return None if normal is ANY else self.domain.rank(normal)
+
+
+def _band(condition: Condition) -> Band | None:
+    """Return the narrowest interval among the parts that all must hold."""
+    found: dict[tuple[str, Domain], Interval] = {}
+    waiting = [condition]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, And):
+            waiting.extend(part.parts)
+        elif isinstance(part, Ordered) and (interval := part.interval()) is not None:
+            place = (part.column, part.domain)
+            found[place] = found.get(place, EVERYTHING).meet(interval)
+    if not found:
+        return None
+    (column, domain), interval = max(found.items(), key=lambda one: one[1].ends)
+    return Band(column, domain, interval)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +76,9 @@ class RowSourceTemplate:
     def bind(self, parameters: Mapping[str, object]) -> Source:
         """Return the source with these parameter values put in."""
         condition = self.condition.bind(parameters)
-        return RowSource(self.table, condition, self.named, self.domains, self._anchor(condition))
+        anchor = self._anchor(condition)
+        band = None if anchor else _band(condition)
+        return RowSource(self.table, condition, self.named, self.domains, anchor, band)
 
     def _anchor(self, condition: Condition) -> Anchor | None:
         anchors = condition.anchors()
@@ -57,6 +101,7 @@ class RowSource:
     named: frozenset[str] | None
     domains: Mapping[str, Domain]
     anchor: Anchor | None
+    band: Band | None = None
 
     def touched_by(self, change: Change) -> bool:
         """Return whether the change could alter what is read: see PROTOCOL, "which rows"."""

@@ -25,15 +25,13 @@ from everfresh.kernel.predicate import (
 from everfresh.kernel.predicate_columns import (
     ColumnPair,
     Compared,
-    Fixed,
     IsNull,
     Listed,
-    OperandIsNull,
-    OperandTruth,
     Operator,
     Truth,
 )
 from everfresh.kernel.predicate_like import Liked, PatternKind
+from everfresh.kernel.predicate_values import Fixed, OperandIsNull, OperandTruth
 from everfresh.kernel.schema import Column
 from everfresh.kernel.sqltext.operands import Side, constant_side
 from everfresh.kernel.sqltext.relations import Occurrence, Scope
@@ -149,6 +147,10 @@ class Translator:
             return self._tuples(operator, left, right)
         if isinstance(right, exp.Any) and operator == "=":
             return self._any(left, right)
+        if self._sqlite and operator in ("IS", "IS NOT") and _boolean(right) is not None:
+            # x IS NOT DISTINCT FROM TRUE asks SQLite for the truth of x, not whether it is 1
+            truth = self._is_truth(left, _boolean(right))
+            return truth if operator == "IS" else Not(truth)
         return self._compared(operator, self._side(left), self._side(right))
 
     def _tuples(self, operator: Operator, left: Any, right: Any) -> Condition:
@@ -241,13 +243,18 @@ class Translator:
         right = node.expression
         if isinstance(right, exp.Null):
             result = self._is_null(node.this)
-        elif isinstance(right, exp.Boolean) and not self._shadowed(right):
-            result = IsTruth(self.condition(node.this), TRUE if right.this else FALSE)
+        elif _boolean(right) is not None:
+            result = self._is_truth(node.this, _boolean(right))
         elif self._sqlite:
             result = self._compared("IS", self._side(node.this), self._side(right))
         else:
             result = _UNKNOWN
         return Not(result) if node.args.get("negate") else result
+
+    def _is_truth(self, node: Any, boolean: Any) -> Condition:
+        if self._shadowed(boolean):
+            return _UNKNOWN
+        return IsTruth(self.condition(node), TRUE if boolean.this else FALSE)
 
     def _is_null(self, node: Any) -> Condition:
         while isinstance(node, exp.Paren):
@@ -310,10 +317,16 @@ class Translator:
     }
 
 
-def _as_column(side: Side) -> Column:
-    if side.column is not None:
+def _boolean(node: Any) -> exp.Boolean | None:
+    while isinstance(node, (exp.Paren, exp.Collate)):
+        node = node.this
+    return node if isinstance(node, exp.Boolean) else None
+
+
+def _as_column(side: Side) -> Column | None:
+    if side.column is not None or side.type is None:
         return side.column
-    return Column("", side.type or "")
+    return Column("", side.type)
 
 
 def _swapped_collation(left: Side, right: Side) -> tuple[Side, Side]:
