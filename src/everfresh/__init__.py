@@ -12,7 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from everfresh.engine.cache import Cache, open
+    from everfresh.engine.cache import Cache
+    from everfresh.engine.opening import open  # noqa: A004 - meant to be used as everfresh.open
     from everfresh.engine.receipts import Receipt
     from everfresh.engine.rows import Row, Rows
     from everfresh.errors import EverfreshError
@@ -30,7 +31,7 @@ _HOMES = {
     "Row": "everfresh.engine.rows",
     "Rows": "everfresh.engine.rows",
     "Settings": "everfresh.settings",
-    "open": "everfresh.engine.cache",
+    "open": "everfresh.engine.opening",
 }
 
 

@@ -18,10 +18,10 @@ class Settings:
     """Say how a cache behaves.
 
     ``max_bytes``: limit of what is kept in memory, in bytes. ``policy``: what goes first,
-    ``half_life`` (compute seconds per byte, weighted by touches that fade), ``gdsf`` or ``lru``;
-    ``half_life`` is counted in touches of the whole cache. ``ttl``: seconds after which an answer is
-    computed again even if nothing changed, None for never. ``plans``: how many analysed statements
-    are remembered. ``clock``: seconds that never go back.
+    ``half_life`` (seconds to compute per byte, weighted by touches that fade), ``gdsf`` or
+    ``lru``; ``half_life`` is counted in touches of the whole cache. ``ttl``: seconds after which an
+    answer is computed again even if nothing changed, None for never. ``plans``: how many analysed
+    statements are remembered. ``clock``: seconds that never go back.
 
     >>> Settings(max_bytes=1_000_000).policy
     'half_life'

@@ -34,7 +34,7 @@ def test_lru_drops_what_was_not_touched():
     store = MemoryStore(30, make_policy("lru"))
     for key in "abc":
         store.put(entry(key))
-    store.touched(store.get("a"))
+    store.touched(store.get("a").standing)
     assert [gone.key for gone in store.put(entry("d"))] == ["b"]
 
 
@@ -60,7 +60,7 @@ def test_touches_beat_age_under_half_life():
     store.put(entry("hot"))
     store.put(entry("cold"))
     for _ in range(50):
-        store.touched(store.get("hot"))
+        store.touched(store.get("hot").standing)
     store.put(entry("new"))
     assert [gone.key for gone in store.put(entry("newer"))] == ["cold"]
 
@@ -73,7 +73,7 @@ def test_victim_is_always_the_lowest_rank():
         for number in range(400):
             kept = list(store.entries())
             for touched in chance.choices(kept, k=3) if kept else ():
-                store.touched(touched)
+                store.touched(touched.standing)
             new = entry(f"k{number}", size=chance.randint(1, 30), cost=chance.random())
             before = {kept.key: store.score(kept) for kept in kept}
             gone = store.put(new)

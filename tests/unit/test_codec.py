@@ -1,7 +1,7 @@
 """Codecs: exact types back, nothing run, damage refused."""
 
 import pickle
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
 from uuid import UUID
@@ -22,17 +22,17 @@ PLAIN = (
     None, True, 0, -1, 2**63, 2**64, -(2**63), -(2**63) - 1, 2**200, 1.5, -0.0, float("inf"), "", "é\x00", b"\x00",
     bytearray(b"x"), [], (), set(), frozenset(), {}, [(1, [2, {3}])], {"a": {"b": (1,)}}, {(1, 2): 3, None: 4},
     {1, "a", (2,)}, Decimal("1.50"), Decimal("-Infinity"), Fraction(1, 3), 1 + 2j, date(1, 1, 1),
-    datetime(2013, 6, 1, 12, 30, 1, 5), datetime(2013, 6, 1, tzinfo=timezone.utc), time(1, 2, 3, 4),
+    datetime(2013, 6, 1, 12, 30, 1, 5), datetime(2013, 6, 1, tzinfo=UTC), time(1, 2, 3, 4),
     datetime(2013, 10, 27, 2, 30, fold=1, tzinfo=ZoneInfo("Europe/Paris")),
     datetime(2013, 6, 1, tzinfo=timezone(timedelta(hours=-3, minutes=-30))),
-    time(1, tzinfo=timezone.utc), timedelta(-1, 2, 3), UUID(int=5), {"rows": [(1, Decimal("2.5"))]},
+    time(1, tzinfo=UTC), timedelta(-1, 2, 3), UUID(int=5), {"rows": [(1, Decimal("2.5"))]},
 )  # fmt: skip
 
 
 def same(left, right):
     if isinstance(left, list | tuple) and type(left) is type(right):
         return len(left) == len(right) and all(map(same, left, right))
-    return type(left) is type(right) and repr(left) == repr(right) or left == right
+    return (type(left) is type(right) and repr(left) == repr(right)) or left == right
 
 
 class TestMessagePack(CodecConformance):
@@ -70,7 +70,8 @@ class TestArrow(CodecConformance):
 
 
 @pytest.mark.parametrize(
-    "value", [np.float32(1.5), np.datetime64("2013-06-01"), np.arange(6).reshape(2, 3), np.array(["a"])]
+    "value",
+    [np.float32(1.5), np.datetime64("2013-06-01"), np.arange(6).reshape(2, 3), np.array(["a"])],
 )
 def test_numpy_comes_back(value):
     back = MessagePackCodec().decode(MessagePackCodec().encode([value]))[0]
@@ -99,14 +100,21 @@ class Bomb:
 
 
 def test_the_default_codec_never_runs_a_pickle():
-    for data in (pickle.dumps(Bomb()), b"EF\x01M" + pickle.dumps(Bomb()), b"EF\x01P" + pickle.dumps(Bomb())):
+    for data in (
+        pickle.dumps(Bomb()),
+        b"EF\x01M" + pickle.dumps(Bomb()),
+        b"EF\x01P" + pickle.dumps(Bomb()),
+    ):
         with pytest.raises(CodecError):
             MessagePackCodec().decode(data)
     assert not Bomb.ran
 
 
 def test_a_pickle_signed_with_another_key_is_not_run():
-    ours, theirs = SignedPickleCodec(b"our key, 16 bytes."), SignedPickleCodec(b"their key, 16 bytes")
+    ours, theirs = (
+        SignedPickleCodec(b"our key, 16 bytes."),
+        SignedPickleCodec(b"their key, 16 bytes"),
+    )
     with pytest.raises(SignatureError):
         ours.decode(theirs.encode(Bomb()))
     data = ours.encode([1])

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections import namedtuple
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import PurePosixPath
@@ -53,7 +53,7 @@ DISTINCT = [
     2**53, 2.0**53, 2**64, -(2**64), 1 + 0j, "1", "1.0", "", "a", b"a", b"", bytearray(b"a"), "é", "e\u0301",
     Decimal("1"), Decimal("1.0"), Decimal("NaN"), Fraction(1), Fraction(1, 2),
     date(2013, 6, 1), datetime(2013, 6, 1), time(0), timedelta(1), timedelta(0, 1),
-    datetime(2013, 6, 1, 12, tzinfo=timezone.utc),
+    datetime(2013, 6, 1, 12, tzinfo=UTC),
     datetime(2013, 6, 1, 14, tzinfo=timezone(timedelta(hours=2))),
     datetime(2013, 6, 1, 14, tzinfo=PARIS),
     datetime(2013, 10, 27, 2, 30, tzinfo=PARIS), datetime(2013, 10, 27, 2, 30, fold=1, tzinfo=PARIS),
@@ -188,9 +188,11 @@ plain = st.recursive(
     | st.decimals(allow_nan=False)
     | st.dates()
     | st.uuids(),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.lists(inner, max_size=3).map(tuple)
-    | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 

@@ -11,7 +11,13 @@ from everfresh.errors import StatementError
 
 def test_cells_by_name_by_text_and_by_place():
     row = make_rows(("carrier", "count(*)"), [("UA", 3)])[0]
-    assert (row.carrier, row["carrier"], row[0], row["count(*)"], row[-1]) == ("UA", "UA", "UA", 3, 3)
+    assert (row.carrier, row["carrier"], row[0], row["count(*)"], row[-1]) == (
+        "UA",
+        "UA",
+        "UA",
+        3,
+        3,
+    )
     assert row == ("UA", 3)
     assert row._asdict() == {"carrier": "UA", "count(*)": 3}
     carrier, number = row
@@ -26,9 +32,9 @@ def test_columns_named_like_methods_of_a_tuple_are_cells():
 def test_unknown_and_ambiguous_names_say_so():
     row = make_rows(("id", "id", "name"), [(1, 2, "x")])[0]
     with pytest.raises(StatementError, match="two columns are named 'id'"):
-        row.id
+        _ = row.id
     with pytest.raises(AttributeError, match="no column 'nme' among id, id, name"):
-        row.nme
+        _ = row.nme
     with pytest.raises(KeyError):
         row["nme"]
     assert row[1] == 2
@@ -71,6 +77,12 @@ def test_ways_of_taking_rows():
     with pytest.raises(StatementError, match="exactly one row, the query returned 2"):
         rows.one()
     empty = make_rows(("n",), [])
-    assert (empty.first(), empty.scalar(), empty.scalars(), len(empty), bool(empty)) == (None, None, [], 0, False)
+    assert (empty.first(), empty.scalar(), empty.scalars(), len(empty), bool(empty)) == (
+        None,
+        None,
+        [],
+        0,
+        False,
+    )
     with pytest.raises(StatementError, match="no receipt"):
-        rows.receipt
+        _ = rows.receipt

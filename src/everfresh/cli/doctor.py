@@ -56,8 +56,7 @@ def examine(url: str) -> list[Finding]:
 def _environment() -> list[Finding]:
     python = ".".join(map(str, sys.version_info[:3]))
     found = [Finding("Python", "ok", python)]
-    for package in ("SQLAlchemy", "sqlglot", "msgspec"):
-        found.append(Finding(package, "ok", version(package)))
+    found += [Finding(name, "ok", version(name)) for name in ("SQLAlchemy", "sqlglot", "msgspec")]
     for package, extra, use in (
         ("psycopg", "postgres", "PostgreSQL"),
         ("pyarrow", "arrow", "storing large tables"),

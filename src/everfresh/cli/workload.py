@@ -9,7 +9,6 @@ from typing import Any
 
 from sqlglot import tokenize
 from sqlglot.errors import TokenError
-from sqlglot.tokens import TokenType
 
 from everfresh.errors import ConfigurationError
 
@@ -39,7 +38,7 @@ def read_workload(file: Path | None) -> Workload:
 def _split(text: str) -> list[str]:
     """Cut at the semicolons that end statements: not those in strings or comments."""
     try:
-        ends = [t.start for t in tokenize(text) if t.token_type is TokenType.SEMICOLON]
+        ends = [t.start for t in tokenize(text) if t.token_type.name == "SEMICOLON"]
     except TokenError as error:
         raise ConfigurationError(f"the workload is no SQL: {error}") from None
     starts = [0, *(end + 1 for end in ends)]

@@ -21,17 +21,16 @@ __all__ = ["DIALECTS", "make_engine"]
 DIALECTS = ("sqlite", "postgresql")
 
 
-def make_engine(database: str | URL | Engine) -> tuple[Engine, bool]:
+def make_engine(database: object) -> tuple[Engine, bool]:
     """Return an engine for a URL, or the engine given, and whether it was made here.
 
     Raises `UnknownURLError` for a database everfresh cannot prove freshness on,
     `DatabaseNotFoundError` for a SQLite file that does not exist and `MissingExtraError` when the
     driver is not installed.
     """
-    if isinstance(database, Engine):
-        return _check_dialect(database), False
-    if hasattr(database, "sync_engine"):
-        return _check_dialect(database.sync_engine), False
+    watched = getattr(database, "sync_engine", database)  # an AsyncEngine has one
+    if isinstance(watched, Engine):
+        return _check_dialect(watched), False
     url = _parse(database)
     if url.get_backend_name() == "sqlite":
         return _sqlite_engine(url), True
@@ -65,8 +64,8 @@ def _sqlite_engine(url: URL) -> Engine:
         return create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
     if not name.startswith("file:") and not Path(name).exists():
         raise DatabaseNotFoundError(
-            f"there is no SQLite file {name!r} (looked from {Path.cwd()}): check the path, or create "
-            f"the database first"
+            f"there is no SQLite file {name!r} (looked from {Path.cwd()}): check the path, or "
+            f"create the database first"
         )
     return create_engine(url)
 

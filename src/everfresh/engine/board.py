@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from threading import Lock
 
 from everfresh.engine.receipts import describe_change
-from everfresh.engine.stats import Counters, Stats
+from everfresh.engine.stats import Counters, Stats, figures
 from everfresh.errors import ClosedError, ValueTooLargeError
 from everfresh.kernel.change import Change
 from everfresh.kernel.entry import DROPPED, Entry, Past
@@ -114,11 +114,12 @@ class Board:
         keep = not entry.error or request.keep_errors is not None
         with self._lock:
             self.counters.errors += entry.error
-            past = self._history.get(entry.key)
             if not self._ledger.finish(fill, entry if keep and not self.closed else None):
                 entry.state = DROPPED
                 self.counters.voided += fill.void is not None
-                return fill.void or ("the cache was closed" if self.closed else "errors are not kept")
+                return fill.void or (
+                    "the cache was closed" if self.closed else "errors are not kept"
+                )
             try:
                 self._store(entry)
             except ValueTooLargeError as error:
@@ -127,7 +128,7 @@ class Board:
             if entry.state == DROPPED:
                 return "everything kept is worth more per byte"
             self._add_shortcut(entry, request)
-            self._describe_origin(entry, past)
+            self._describe_origin(entry, self._history.get(entry.key))
         return None
 
     def waited(self, mine: frozenset[LocalLease], lease: LocalLease) -> None:
@@ -204,7 +205,7 @@ class Board:
         return count
 
     def apply(self, changes: Sequence[Change]) -> int:
-        """Take changes for committed that no feed reported; return how many entries they touched."""
+        """Take changes for committed; return how many entries they touched."""
         with self._lock:
             touched = self._ledger.apply(changes)
             self._make_stale(touched)
@@ -282,23 +283,4 @@ class Board:
     def stats(self) -> Stats:
         """Return the figures since the cache was opened."""
         with self._lock:
-            kept, counters = list(self.store.entries()), self.counters
-            hits = counters.retired_hits + sum(entry.hits for entry in kept)
-            asked = hits + counters.fills + counters.refreshes + sum(counters.bypasses.values())
-            return Stats(
-                entries=len(kept),
-                bytes=self.store.bytes,
-                limit=self.store.max_bytes,
-                hits=hits,
-                fills=counters.fills,
-                refreshes=counters.refreshes,
-                bypasses=dict(counters.bypasses),
-                joined=counters.joined,
-                voided=counters.voided,
-                errors=counters.errors,
-                invalidated=counters.invalidated,
-                evicted=counters.evicted,
-                seconds_saved=counters.retired_seconds_saved
-                + sum(entry.hits * entry.cost for entry in kept),
-                hit_ratio=hits / asked if asked else 0.0,
-            )
+            return figures(self.counters, list(self.store.entries()), self.store.max_bytes)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, ParamSpec, Self, TypeVar, overload
 
-from sqlalchemy.engine import URL, Engine
+from sqlalchemy.engine import Engine
 
 from everfresh.changes.session import SessionFeed
-from everfresh.connect.engines import make_engine
 from everfresh.engine import audit as auditing
 from everfresh.engine import why as explaining
 from everfresh.engine.board import Board, Request
@@ -26,7 +25,7 @@ from everfresh.kernel.score import make_policy
 from everfresh.settings import Settings, check_seconds
 from everfresh.stores.memory import MemoryStore
 
-__all__ = ["Cache", "View", "open"]
+__all__ = ["Cache", "View"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -83,12 +82,12 @@ class Cache:
                 else statement
             ]
         except (KeyError, TypeError):
-            return self._sql(statement, named, self.settings.ttl)
+            return self.ask(statement, named, self.settings.ttl)
         if entry.state == 0 and current() is None:
             entry.hits += 1
-            self._touched(entry)
+            self._touched(entry.standing)
             return entry.value  # type: ignore[return-value]  # entries of `sql` hold Rows
-        return self._sql(statement, named, self.settings.ttl)
+        return self.ask(statement, named, self.settings.ttl)
 
     @overload
     def cached(self, function: Callable[P, T], /) -> Cached[P, T]: ...
@@ -184,7 +183,7 @@ class Cache:
         if self._owned:
             self.engine.dispose()
 
-    def __enter__(self) -> Cache:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -201,10 +200,11 @@ class Cache:
 
     # one statement ------------------------------------------------------------
 
-    def _sql(self, statement: str, parameters: dict[str, object], ttl: float | None) -> Rows:
+    def ask(self, statement: str, parameters: dict[str, object], ttl: float | None) -> Rows:
+        """Return the rows of a SELECT that no shortcut answered."""
         self.board.check_open()
         prepared, request = self.request(statement, parameters, ttl)
-        refusal = self.reader.refusal(prepared)
+        refusal = self.reader.refusal(prepared, parameters)
         if refusal is not None:
             answer = self.fills.bypass(
                 request, refusal, lambda: self.reader.bypass(prepared, parameters)
@@ -218,7 +218,7 @@ class Cache:
         self.board.check_open()
         inside = self._transactions.connection_of(connection)
         prepared, request = self.request(statement, parameters)
-        reason = self.reader.refusal(prepared) or self._transactions.objection(inside)
+        reason = self.reader.refusal(prepared, parameters) or self._transactions.objection(inside)
         if reason is None:
             entry = self.board.peek(request.key)
             if entry is not None and self._transactions.answers(inside, entry):
@@ -236,7 +236,7 @@ class Cache:
         """Return the plan of a statement and what to ask the engine for it."""
         if not isinstance(statement, str):
             raise StatementError(
-                f"cache.sql takes SQL text, not {type(statement).__name__}: write the SELECT as a str"
+                f"cache.sql takes SQL text, not {type(statement).__name__}: write it as a str"
             )
         prepared = self.reader.prepare(statement)
         self.reader.check(prepared, parameters)
@@ -262,7 +262,11 @@ class Cache:
 
     def _rows(self, answer: Answer) -> Rows:
         rows: Rows = answer.value()
-        return rows if answer.status == "hit" else rows.with_receipt(lambda: self.fills.receipt(answer))
+        return (
+            rows
+            if answer.status == "hit"
+            else rows.with_receipt(lambda: self.fills.receipt(answer))
+        )
 
 
 class View:
@@ -280,21 +284,5 @@ class View:
         chosen = {**(parameters or {}), **named}
         cache = self._cache
         if self._connection is None:
-            return cache._sql(statement, chosen, self._ttl or cache.settings.ttl)
+            return cache.ask(statement, chosen, self._ttl or cache.settings.ttl)
         return cache.sql_in(self._connection, statement, chosen)
-
-
-def open(database: str | URL | Engine, **settings: Any) -> Cache:
-    """Open a cache for a database.
-
-    ``database`` is a URL (``"sqlite:///flights.db"``, ``"postgresql://user@host/name"``) or a
-    SQLAlchemy engine of your own; ``settings`` are the fields of `everfresh.Settings`. Raises
-    `UnknownURLError`, `DatabaseNotFoundError`, `MissingExtraError` or `ConfigurationError`.
-
-    >>> cache = open("sqlite://", max_bytes=10_000_000)
-    >>> cache.sql("SELECT 1 AS one")[0].one
-    1
-    """
-    chosen = Settings(**settings)
-    engine, owned = make_engine(database)
-    return Cache(engine, chosen, owned=owned)

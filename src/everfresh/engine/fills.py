@@ -39,7 +39,7 @@ class Answer:
     def value(self) -> Any:
         """Return the value, or raise the error that the computation raised."""
         if self.entry.error:
-            raise cast(BaseException, self.entry.value)
+            raise cast("BaseException", self.entry.value)
         return self.entry.value
 
 
@@ -108,7 +108,7 @@ class Fills:
     def hit(self, entry: Entry) -> Answer:
         """Count a hit and let the computation around it, if any, depend on the entry."""
         entry.hits += 1
-        self.board.store.touched(entry)
+        self.board.store.touched(entry.standing)
         collector = current()
         if collector is not None:
             collector.observe(entry, self)
@@ -135,14 +135,14 @@ class Fills:
 
     @contextmanager
     def _computing(self, fill: Fill) -> Iterator[_Outcome]:
-        """Run the computation inside the block; whatever it raises is caught or gives up the fill."""
-        lease = cast(LocalLease, fill.lease)
+        """Run the computation inside the block; keep what it raises, or give up the fill."""
+        lease = cast("LocalLease", fill.lease)
         outcome = _Outcome()
         started = time.perf_counter()
         try:
             with collecting(Collector(self, fill, lease, self.board.observe)):
                 yield outcome
-        except Exception as error:  # noqa: BLE001 - handed to everybody who waits, then raised
+        except Exception as error:
             outcome.value, outcome.error = error, True
         except BaseException:
             # cancelled or interrupted: one of those who wait takes over
@@ -152,7 +152,7 @@ class Fills:
         outcome.cost = time.perf_counter() - started
 
     def _settle(self, request: Request, fill: Fill, outcome: _Outcome) -> Answer:
-        lease = cast(LocalLease, fill.lease)
+        lease = cast("LocalLease", fill.lease)
         try:
             entry = self._entry(request, fill, outcome)
             refused = self.board.publish(fill, entry, request)
@@ -164,7 +164,7 @@ class Fills:
         if refused is not None:
             return self._bypassed(entry, refused)
         self._observed(entry)
-        return Answer(entry, cast(Status, entry.origin), entry.reason)
+        return Answer(entry, cast("Status", entry.origin), entry.reason)
 
     def _joined(self, entry: Entry) -> Answer:
         self.board.counters.joined += 1

@@ -54,7 +54,8 @@ class FunctionOptions:
 class Cached(Protocol[P, T]):
     """A decorated function: called as before, with its cache at hand."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what is kept for these arguments, or call the function."""
 
     def receipt(self, *args: P.args, **kwargs: P.kwargs) -> Receipt:
         """Return the receipt of the last answer for these arguments.
@@ -69,7 +70,9 @@ class Cached(Protocol[P, T]):
         """Drop what is kept for these arguments; return how many entries went."""
 
 
-def wrap(function: Callable[..., Any], fills: Fills, reader: Reader, options: FunctionOptions) -> Any:
+def wrap(
+    function: Callable[..., Any], fills: Fills, reader: Reader, options: FunctionOptions
+) -> Any:
     """Return the function with its results kept. Raises `ConfigurationError` for generators."""
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise ConfigurationError(
@@ -96,7 +99,7 @@ def _wrapper(calls: Calls) -> Callable[..., Any]:
             return slow(args, kwargs)
         if entry.state == 0 and current() is None:
             entry.hits += 1
-            touched(entry)
+            touched(entry.standing)
             return entry.value
         return slow(args, kwargs)
 
@@ -113,7 +116,7 @@ def _async_wrapper(calls: Calls) -> Callable[..., Any]:
             return await slow(args, kwargs)
         if entry.state == 0 and current() is None:
             entry.hits += 1
-            touched(entry)
+            touched(entry.standing)
             return entry.value
         return await slow(args, kwargs)
 
@@ -190,7 +193,7 @@ class Calls:
             raise NotKeptError(f"{self._name} {state} with these arguments: call it first")
         if entry.hits:
             return self.fills.receipt(Answer(entry, "hit", HIT))
-        return self.fills.receipt(Answer(entry, cast(Status, entry.origin), entry.reason))
+        return self.fills.receipt(Answer(entry, cast("Status", entry.origin), entry.reason))
 
     def invalidate(self, *args: Any, **kwargs: Any) -> int:
         """Drop what is kept for these arguments."""

@@ -98,18 +98,19 @@ class Reader:
         parts += [f"it has no parameter {unknown}"] if unknown else []
         raise StatementError(f"{' and '.join(parts)}: {_short(prepared.statement)}")
 
-    def refusal(self, prepared: Prepared) -> str | None:
-        """Return why this statement's answers are not kept, None if they are.
+    def refusal(self, prepared: Prepared, parameters: Mapping[str, object]) -> str | None:
+        """Return why this statement's answer is not kept, None if it is.
 
         Raises `StatementError` for a statement that writes.
         """
-        if prepared.plan.refusal is not None:
+        reason = prepared.plan.refuses(parameters)
+        if reason is not None:
             kind = classify(prepared.statement, self.engine.dialect.name).kind
             if kind not in ("read", "other"):
                 raise StatementError(
                     f"cache.sql only reads; run this on cache.engine: {_short(prepared.statement)}"
                 )
-            return prepared.plan.refusal
+            return reason
         temporary = self.feed.temporary_names
         if temporary and any(name in prepared.statement.lower() for name in temporary):
             return "it names a temporary table"
@@ -181,7 +182,7 @@ class Reader:
         names = _EXPANDING.findall(statement)
         clause = text(statement)
         bound = frozenset(clause.compile(dialect=self.engine.dialect).params)
-        expanding = [bindparam(name, expanding=True) for name in set(names) & bound]
+        expanding: list[Any] = [bindparam(name, expanding=True) for name in set(names) & bound]
         if expanding:
             clause = clause.bindparams(*expanding)
         return Prepared(statement, clause, bound, analyse(statement, schema), version)
@@ -198,4 +199,3 @@ class Reader:
 def _short(statement: str) -> str:
     line = " ".join(statement.split())
     return line if len(line) <= 120 else f"{line[:117]}…"
-

@@ -63,7 +63,9 @@ def _row_class(columns: tuple[str, ...]) -> type[Row]:
     cells = {
         name: property(itemgetter(n)) for name, n in position.items() if not name.startswith("_")
     }
-    return type("Row", (Row,), {"__slots__": (), "_columns": columns, "_position": position, **cells})
+    return type(
+        "Row", (Row,), {"__slots__": (), "_columns": columns, "_position": position, **cells}
+    )
 
 
 def _row_from(columns: tuple[str, ...], cells: Iterable[Any]) -> Row:
@@ -169,7 +171,8 @@ def make_rows(columns: Sequence[str], raw: Iterable[Iterable[Any]]) -> Rows:
     mutable = _mutable_columns(rows)
     if mutable:
         rows = [
-            cls(_freeze(cell) if n in mutable else cell for n, cell in enumerate(row)) for row in rows
+            cls(_freeze(cell) if n in mutable else cell for n, cell in enumerate(row))
+            for row in rows
         ]
     return Rows(names, tuple(rows))
 

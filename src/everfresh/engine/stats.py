@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["Counters", "Stats"]
+from everfresh.kernel.entry import Entry
+
+__all__ = ["Counters", "Stats", "figures"]
 
 _REASONS = 100  # different bypass reasons that are counted apart; the rest count as "other"
 
 
 @dataclass(slots=True)
 class Counters:
-    """Count what happened; changed under the engine's lock, or by bypasses where a lost count of
-    a race does no harm.
+    """Count what happened.
+
+    Changed under the engine's lock, but for bypasses, where a count lost in a race does no harm.
     """
 
     fills: int = 0
@@ -61,3 +65,26 @@ class Stats:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, ready for JSON."""
         return asdict(self)
+
+
+def figures(counters: Counters, kept: Sequence[Entry], limit: int) -> Stats:
+    """Return the figures of a cache that counted this and keeps these entries."""
+    hits = counters.retired_hits + sum(entry.hits for entry in kept)
+    asked = hits + counters.fills + counters.refreshes + sum(counters.bypasses.values())
+    saved = counters.retired_seconds_saved + sum(entry.hits * entry.cost for entry in kept)
+    return Stats(
+        entries=len(kept),
+        bytes=sum(entry.bytes for entry in kept),
+        limit=limit,
+        hits=hits,
+        fills=counters.fills,
+        refreshes=counters.refreshes,
+        bypasses=dict(counters.bypasses),
+        joined=counters.joined,
+        voided=counters.voided,
+        errors=counters.errors,
+        invalidated=counters.invalidated,
+        evicted=counters.evicted,
+        seconds_saved=saved,
+        hit_ratio=hits / asked if asked else 0.0,
+    )

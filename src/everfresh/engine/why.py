@@ -68,7 +68,7 @@ def why(cache: Cache, what: Any) -> Explanation:
 def why_not(cache: Cache, statement: str, parameters: dict[str, object]) -> Explanation:
     """Explain why a statement would not be a hit, with the nearest kept answer."""
     prepared, request = cache.request(statement, parameters)
-    refusal = cache.reader.refusal(prepared)
+    refusal = cache.reader.refusal(prepared, parameters)
     facts: dict[str, Any] = {"key": request.key, "sources": [str(s) for s in request.sources]}
     if refusal is not None:
         return Explanation(f"it is never kept: {refusal}", facts)
@@ -158,9 +158,11 @@ def _past_facts(past: Past | None) -> dict[str, Any]:
 
 def _parameters(entry: Entry | None) -> Any:
     request = entry.request if entry is not None else None
-    if not isinstance(request, Request) or not request.detail:
+    if not isinstance(request, Request) or not isinstance(request.detail, dict):
         return None
-    return {k: v if isinstance(v, (int, float, str)) else repr(v) for k, v in request.detail.items()}
+    return {
+        k: v if isinstance(v, (int, float, str)) else repr(v) for k, v in request.detail.items()
+    }
 
 
 def _outdated(past: Past | None) -> str | None:
@@ -230,7 +232,9 @@ def _difference(entry: Entry, statement: str, parameters: dict[str, object]) -> 
 
 def _detail(entry: Entry) -> dict[str, Any]:
     request = entry.request
-    return request.detail if isinstance(request, Request) and isinstance(request.detail, dict) else {}
+    return (
+        request.detail if isinstance(request, Request) and isinstance(request.detail, dict) else {}
+    )
 
 
 def _same(kept: object, asked: object) -> bool:

@@ -39,10 +39,16 @@ DROPPED = -2
 
 @dataclass(slots=True)
 class Standing:
-    """Hold what an eviction policy knows of an entry; `rank` only grows while it is kept."""
+    """Hold what an eviction policy knows of an entry; `rank` only grows while it is kept.
 
+    It outlives the entry in logs of touches, which must not keep values alive: ``kept`` tells.
+    """
+
+    cost: float = 0.0
+    size: int = 0
     rank: float = 0.0
     weight: float = 0.0
+    kept: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -70,10 +76,11 @@ class Entry:
     request: object = None
     state: int = FRESH
     hits: int = 0
-    standing: Standing = field(default_factory=Standing)
+    standing: Standing = field(init=False)
     shortcuts: list[tuple[dict[object, Entry], object]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.standing = Standing(self.cost, self.bytes)
         if self.deadline is not None:
             self.state = TIMED
 

@@ -71,7 +71,8 @@ class Lease(Protocol):
     """Hold the right to fill one key."""
 
     @property
-    def key(self) -> str: ...
+    def key(self) -> str:
+        """The key it is for."""
 
     @property
     def token(self) -> int:
@@ -109,7 +110,8 @@ class Store(Protocol):
 
     def __len__(self) -> int: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of what it holds."""
 
 
 Clock = Callable[[], float]

@@ -19,7 +19,7 @@ __all__ = ["Gdsf", "HalfLife", "Lru", "Policy", "make_policy"]
 class Policy(Protocol):
     """Rank entries; the one with the lowest rank goes first."""
 
-    def touch(self, standing: Standing, touches: int, cost: float, size: int) -> None:
+    def touch(self, standing: Standing, touches: int) -> None:
         """Note that the entry was asked for, as touch number ``touches`` of its pool."""
 
     def evicted(self, standing: Standing) -> None:
@@ -32,9 +32,9 @@ def _log_add(a: float, b: float) -> float:
     return high + log1p(exp(low - high))
 
 
-def _density(cost: float, size: int) -> float:
-    """Return log(seconds per byte); no time and no bytes count as the smallest amounts there are."""
-    return log(max(cost, 1e-9)) - log(max(size, 1))
+def _density(standing: Standing) -> float:
+    """Return log(seconds per byte); nothing counts as the smallest amount there is."""
+    return log(max(standing.cost, 1e-9)) - log(max(standing.size, 1))
 
 
 class HalfLife:
@@ -44,9 +44,9 @@ class HalfLife:
     multiplier x seconds / bytes (the scorer of the `cachey` package). Kept as a logarithm: the
     plain form overflows at about a million touches for H = 1000.
 
-    >>> policy, old, new = HalfLife(half_life=10), Standing(), Standing()
-    >>> policy.touch(old, 1, cost=1.0, size=100)
-    >>> policy.touch(new, 2_000_000, cost=1.0, size=100)
+    >>> policy, old, new = HalfLife(half_life=10), Standing(1.0, 100), Standing(1.0, 100)
+    >>> policy.touch(old, 1)
+    >>> policy.touch(new, 2_000_000)
     >>> old.rank < new.rank
     True
     """
@@ -56,14 +56,15 @@ class HalfLife:
             raise ConfigurationError(f"half_life must be above 0 touches, not {half_life!r}")
         self.growth = log1p(log(2) / half_life)
 
-    def touch(self, standing: Standing, touches: int, cost: float, size: int) -> None:
+    def touch(self, standing: Standing, touches: int) -> None:
+        """Add this touch's weight, which is more than that of every earlier one."""
         gain = touches * self.growth
         known = standing.weight
         standing.weight = _log_add(known, gain) if known else gain
-        standing.rank = standing.weight + _density(cost, size)
+        standing.rank = standing.weight + _density(standing)
 
     def evicted(self, standing: Standing) -> None:
-        return None
+        """Nothing to note."""
 
 
 class Gdsf:
@@ -76,22 +77,25 @@ class Gdsf:
     def __init__(self) -> None:
         self._floor = 0.0
 
-    def touch(self, standing: Standing, touches: int, cost: float, size: int) -> None:
+    def touch(self, standing: Standing, touches: int) -> None:
+        """Count the touch on top of the floor as it is now."""
         standing.weight += 1
-        standing.rank = self._floor + standing.weight * exp(_density(cost, size))
+        standing.rank = self._floor + standing.weight * exp(_density(standing))
 
     def evicted(self, standing: Standing) -> None:
+        """Raise the floor to the rank of what went."""
         self._floor = max(self._floor, standing.rank)
 
 
 class Lru:
     """Least recently used first."""
 
-    def touch(self, standing: Standing, touches: int, cost: float, size: int) -> None:
+    def touch(self, standing: Standing, touches: int) -> None:
+        """Note when it was asked for."""
         standing.rank = float(touches)
 
     def evicted(self, standing: Standing) -> None:
-        return None
+        """Nothing to note."""
 
 
 def make_policy(name: str, half_life: float = 1000.0) -> Policy:

@@ -73,7 +73,7 @@ class MessagePackCodec:
             return _decoder.decode(_body(data, self.letter))
         except CodecError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever hostile bytes cause is one error
+        except Exception as error:
             raise CodecError(f"these bytes are damaged or hostile: {error}") from None
 
 
@@ -96,7 +96,7 @@ class ArrowCodec:
         sink = self._arrow.BufferOutputStream()
         with self._arrow.ipc.new_stream(sink, table.schema) as stream:
             stream.write_table(table)
-        return cast(bytes, _MAGIC + self.letter + kind + sink.getvalue().to_pybytes())
+        return cast("bytes", _MAGIC + self.letter + kind + sink.getvalue().to_pybytes())
 
     def decode(self, data: bytes) -> object:
         """Return the table or data frame; raises `CodecError` for bytes it did not make."""
@@ -142,7 +142,7 @@ class SignedPickleCodec:
         """Return the signed pickle; raises `CodecError` for what does not pickle."""
         try:
             body = pickle.dumps(value, protocol=5)
-        except Exception as error:  # noqa: BLE001 - __reduce__ may raise anything
+        except Exception as error:
             raise CodecError(f"this value does not pickle: {error}") from error
         return _MAGIC + self.letter + self._sign(body) + body
 

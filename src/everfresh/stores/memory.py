@@ -1,4 +1,4 @@
-"""The in-process store: a dictionary bounded by bytes. Every other store is held to its behaviour."""
+"""The in-process store, bounded by bytes; every other store is held to its behaviour."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from heapq import heapify, heappop, heappush
 from itertools import count
 
 from everfresh.errors import ConfigurationError, ValueTooLargeError
-from everfresh.kernel.entry import Entry
+from everfresh.kernel.entry import Entry, Standing
 from everfresh.kernel.score import HalfLife, Policy
 
 __all__ = ["MemoryStore"]
@@ -19,7 +19,7 @@ _TOUCH_LOG = 4096  # at a half-life of 1,000 touches older ones weigh under 6 %
 class MemoryStore:
     """Keep entries in memory, at most ``max_bytes`` of them; the policy says which go first.
 
-    Writers must hold one lock; readers need none. A hit calls `touched(entry)`, an append to a
+    Writers must hold one lock; readers need none. A hit calls `touched(entry.standing)`, an append to a
     bounded log, which the next `put` turns into ranks: no hit changes an order others read.
 
     >>> store = MemoryStore(max_bytes=100)
@@ -38,8 +38,8 @@ class MemoryStore:
         self._entries: dict[str, Entry] = {}
         self._bytes = 0
         self._touches = 0
-        self._log: deque[Entry] = deque(maxlen=_TOUCH_LOG)
-        self._heap: list[tuple[float, int, Entry]] = []
+        self._log: deque[Standing] = deque(maxlen=_TOUCH_LOG)
+        self._heap: list[tuple[float, int, str, Standing]] = []
         self._order = count()
         self.touched = self._log.append
         self.get = self._entries.get
@@ -48,15 +48,16 @@ class MemoryStore:
         """Keep an entry in place of the one with its key; return those that went for room."""
         if entry.bytes > self.max_bytes:
             raise ValueTooLargeError(
-                f"{entry.label or entry.key} takes {entry.bytes:,} bytes, over this store's limit of "
-                f"{self.max_bytes:,}: raise max_bytes, or ask for less"
+                f"{entry.label or entry.key} takes {entry.bytes:,} bytes, over this store's limit "
+                f"of {self.max_bytes:,}: raise max_bytes, or ask for less"
             )
         self._rank_touched()
         self.discard(entry.key)
         self._entries[entry.key] = entry
         self._bytes += entry.bytes
-        self._touch(entry)
-        self._push(entry)
+        entry.standing.kept = True
+        self._touch(entry.standing)
+        self._push(entry.key, entry.standing)
         return self._make_room()
 
     def discard(self, key: str) -> Entry | None:
@@ -64,10 +65,13 @@ class MemoryStore:
         entry = self._entries.pop(key, None)
         if entry is not None:
             self._bytes -= entry.bytes
+            entry.standing.kept = False
         return entry
 
     def clear(self) -> None:
         """Forget everything."""
+        for entry in self._entries.values():
+            entry.standing.kept = False
         self._entries.clear()
         self._heap.clear()
         self._log.clear()
@@ -94,39 +98,37 @@ class MemoryStore:
         self._rank_touched()
         return entry.standing.rank
 
-    def _touch(self, entry: Entry) -> None:
+    def _touch(self, standing: Standing) -> None:
         self._touches += 1
-        self._policy.touch(entry.standing, self._touches, entry.cost, entry.bytes)
+        self._policy.touch(standing, self._touches)
 
     def _rank_touched(self) -> None:
         log = self._log
         while log:
             try:
-                entry = log.popleft()
+                standing = log.popleft()
             except IndexError:  # a reader's append to the full log pushed it out first
                 return
-            if self._entries.get(entry.key) is entry:
-                self._touch(entry)
+            if standing.kept:
+                self._touch(standing)
 
-    def _push(self, entry: Entry) -> None:
+    def _push(self, key: str, standing: Standing) -> None:
         if len(self._heap) > 2 * len(self._entries) + 64:
-            self._heap = [
-                record for record in self._heap if self._entries.get(record[2].key) is record[2]
-            ]
+            self._heap = [record for record in self._heap if record[3].kept]
             heapify(self._heap)
-        heappush(self._heap, (entry.standing.rank, next(self._order), entry))
+        heappush(self._heap, (standing.rank, next(self._order), key, standing))
 
     def _make_room(self) -> list[Entry]:
         gone: list[Entry] = []
         while self._bytes > self.max_bytes:
-            rank, _, entry = heappop(self._heap)
-            if self._entries.get(entry.key) is not entry:
+            rank, _, key, standing = heappop(self._heap)
+            if not standing.kept:
                 continue
-            if entry.standing.rank != rank:
-                self._push(entry)
+            if standing.rank != rank:
+                self._push(key, standing)
                 continue
-            self.discard(entry.key)
-            self._policy.evicted(entry.standing)
-            gone.append(entry)
+            self._policy.evicted(standing)
+            gone.append(self._entries[key])
+            self.discard(key)
         self.evictions += len(gone)
         return gone

@@ -26,9 +26,9 @@ _TYPES = {
         "engines INTEGER, seats INTEGER, speed INTEGER, engine TEXT"
     ),
     "weather": (
-        "origin TEXT, year INTEGER, month INTEGER, day INTEGER, hour INTEGER, temp REAL, dewp REAL, "
-        "humid REAL, wind_dir INTEGER, wind_speed REAL, wind_gust REAL, precip REAL, pressure REAL, "
-        "visib REAL, time_hour TEXT"
+        "origin TEXT, year INTEGER, month INTEGER, day INTEGER, hour INTEGER, temp REAL, "
+        "dewp REAL, humid REAL, wind_dir INTEGER, wind_speed REAL, wind_gust REAL, precip REAL, "
+        "pressure REAL, visib REAL, time_hour TEXT"
     ),
     "flights": (
         "year INTEGER, month INTEGER, day INTEGER, dep_time INTEGER, sched_dep_time INTEGER, "
