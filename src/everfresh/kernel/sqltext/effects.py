@@ -16,6 +16,8 @@ from everfresh.kernel.sqltext.grammar import fold
 __all__ = ["classify"]
 
 _ANYTHING: Final = Effect("other", tables=None)
+_DEFINITION: Final = Effect("ddl", tables=None)  # a trigger's body holds statements too
+_DEFINES = re.compile(r"\s*(?:CREATE|ALTER|DROP)\b", re.I)
 
 # Comments, strings and quoted names, each as a whole, so that no keyword is found inside them.
 _HIDDEN = re.compile(
@@ -53,7 +55,11 @@ _CHANGE_TABLE = re.compile(
     rf"(?:ALTER|DROP)\s+TABLE\s+(?:IF\s+EXISTS\s+)?(?:ONLY\s+)?{_TABLE}(?P<rest>.*)", re.I | re.S
 )
 _INDEX = re.compile(r"(?:CREATE\s+(?:UNIQUE\s+)?|DROP\s+)INDEX\b", re.I)
-_WRITES = re.compile(r"\b(?:INSERT\s+INTO|INSERT\s+OR|DELETE\s+FROM|MERGE\s+INTO|UPDATE)\b", re.I)
+_WRITES = re.compile(
+    r"\b(?:INSERT\s+INTO|INSERT\s+OR|DELETE\s+FROM|MERGE\s+INTO|UPDATE"
+    r"|(?<!OR\s)REPLACE\s+INTO)\b",
+    re.I,
+)
 _NO_WRITE = re.compile(r"\b(?:DO|FOR|ON|KEY|THEN)\s+UPDATE\b", re.I)
 _INTO = re.compile(r"\bINTO\b", re.I)
 
@@ -70,7 +76,7 @@ def classify(statement: str, dialect: str) -> Effect:
     several = text.find(";")
     if several >= 0:
         if text[several:].strip("; \t\r\n\f"):
-            return _ANYTHING
+            return _DEFINITION if _DEFINES.match(text) else _ANYTHING
         text = text[:several]
     match = _WORD.match(text)
     if match is None:
@@ -138,13 +144,13 @@ class _Text:
 
 
 _GRAMMAR_WORDS = """
-    IN VALUES AS AND OR NOT ON USING OVER FILTER EXISTS ANY ALL SOME SELECT FROM WHERE CAST CASE
-    WHEN THEN ELSE BY BETWEEN LIKE IS HAVING DISTINCT UNION EXCEPT INTERSECT JOIN INTO SET GROUP
-    ORDER ROWS RANGE GROUPS WITHIN WINDOW LIMIT OFFSET RETURNING EXTRACT TRIM OVERLAY POSITION
-    SUBSTRING ARRAY ROW ROLLUP CUBE SETS GROUPING LATERAL WITH MATERIALIZED RECURSIVE CONFLICT
-    DO KEY DEFAULT TABLE ILIKE GLOB REGEXP MATCH COLLATE NUMERIC DECIMAL VARCHAR CHAR CHARACTER
-    VARYING BIT TIMESTAMP TIME TIMESTAMPTZ INTERVAL FLOAT BPCHAR JSON_TABLE OPERATOR ONLY FETCH
-    NEXT FIRST
+    COPY IN VALUES AS AND OR NOT ON USING OVER FILTER EXISTS ANY ALL SOME SELECT FROM WHERE CAST
+    CASE WHEN THEN ELSE BY BETWEEN LIKE IS HAVING DISTINCT UNION EXCEPT INTERSECT JOIN INTO SET
+    GROUP ORDER ROWS RANGE GROUPS WITHIN WINDOW LIMIT OFFSET RETURNING EXTRACT TRIM OVERLAY
+    POSITION SUBSTRING ARRAY ROW ROLLUP CUBE SETS GROUPING LATERAL WITH MATERIALIZED RECURSIVE
+    CONFLICT DO KEY DEFAULT TABLE ILIKE GLOB REGEXP MATCH COLLATE NUMERIC DECIMAL VARCHAR CHAR
+    CHARACTER VARYING BIT TIMESTAMP TIME TIMESTAMPTZ INTERVAL FLOAT BPCHAR JSON_TABLE OPERATOR
+    ONLY FETCH NEXT FIRST
 """
 _GRAMMAR: Final = frozenset(_GRAMMAR_WORDS.split())
 _HARMLESS: Final = frozenset(name.upper() for name in VOLATILE) - {"SETVAL", "LOAD_EXTENSION"}
@@ -154,19 +160,18 @@ def _select(text: _Text) -> Effect:
     if text.dialect == "sqlite":
         return Effect("read")
     if _INTO.search(text.words):
-        return Effect(
-            "ddl", tables=None, temporary=bool(re.search(r"INTO\s+TEMP", text.words, re.I))
-        )
+        temporary = re.search(r"\bINTO\s+TEMP", text.words, re.I) is not None
+        return Effect("ddl", tables=None, temporary=temporary)
     return _ANYTHING if any(True for _ in text.calls()) else Effect("read")
 
 
 def _with(text: _Text) -> Effect:
-    if not text.writes() and not re.search(r"\bREPLACE\s+INTO\b", text.words, re.I):
+    if not text.writes():
         return _select(text)
     found = [
         match
-        for pattern in (_INSERT, _UPDATE, _DELETE, _MERGE)
-        for match in re.finditer(r"\b" + pattern.pattern, text.text, re.I)
+        for pattern in (_INSERT, _REPLACE, _UPDATE, _DELETE, _MERGE)
+        for match in re.finditer(r"\b(?<!OR\s)" + pattern.pattern, text.text, re.I)
     ]
     if len(found) != text.writes() or _no_bound(text):
         return Effect("write", tables=None, replaces=_replacing(text))
