@@ -138,12 +138,15 @@ class Commits:
 
     def _alone_failed(self, error: BaseException, flux: Flux, pending: Pending) -> None:
         """Void what a failed statement may have changed: executemany may have done half."""
-        outcome = self._outcome(error, pending)
-        if outcome == "aborted" or pending.in_transaction():
-            self._publisher.end(flux, committed=True, changes=pending.changes() or None)
-            pending.ended()
+        lost = self._dialect.name == "postgresql" and self._outcome(error, pending) == "unknown"
+        if lost:
+            self._end_failed("unknown", flux, pending)
+        elif pending.in_transaction():
+            self._publisher.end(flux, committed=False)
         else:
-            self._end_failed(outcome, flux, pending)
+            changes = pending.changes()
+            self._publisher.end(flux, committed=bool(changes), changes=changes)
+            pending.ended()
 
     def _end_failed(self, outcome: Outcome, flux: Flux, pending: Pending) -> None:
         pid = getattr(pending, "pid", None)

@@ -41,6 +41,10 @@ class Connections:
             self._by_id[id(raw)] = pending
         return pending
 
+    def writing(self) -> bool:
+        """Whether any connection has written and not committed."""
+        return any(pending.written() for pending in tuple(self._by_id.values()))
+
     def discard(self, raw: object) -> Pending | None:
         """Forget a connection that is being closed."""
         return self._by_id.pop(id(raw), None)

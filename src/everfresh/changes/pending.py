@@ -45,7 +45,7 @@ class Pending(Protocol):
         """Whether the statement that was unfinished has ended since."""
 
     def savepoint(self, statement: Statement) -> None:
-        """Follow SAVEPOINT, RELEASE and ROLLBACK TO after they ran."""
+        """Follow BEGIN, SAVEPOINT, RELEASE and ROLLBACK TO after they ran."""
 
     def written(self) -> bool:
         """Whether the open transaction has written, as far as is known."""

@@ -2,13 +2,14 @@
 
 Nothing here reads the database inside a transaction that has not written yet: a read would fix
 the transaction's snapshot, and its first write could then fail with BUSY where it would have
-waited otherwise. So triggers are put in place between transactions; a transaction that writes to
-a table before that is told of by whole tables.
+waited otherwise. So triggers are put in place between transactions, or once the transaction
+holds the lock; a first write in a deferred transaction before that is told of by whole tables.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 import sqlite3
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +26,9 @@ __all__ = ["SqlitePending"]
 _LEGACY = -1  # sqlite3.LEGACY_TRANSACTION_CONTROL, since Python 3.12
 
 
+_LOCKS = re.compile(r"\b(IMMEDIATE|EXCLUSIVE)\b", re.I)
+
+
 class SqlitePending:
     """Follow the transactions of one SQLite connection."""
 
@@ -32,7 +36,7 @@ class SqlitePending:
         self.raw = raw
         # the adapter of an async driver has no in_transaction; the driver's own object has
         self._driver = getattr(raw, "driver_connection", None) or raw
-        self._log = RowLog(raw, limit)
+        self._log = RowLog(raw, self._rows, limit)
         self._schema: DatabaseSchema | None = None
         self._plans: dict[Statement, SqlitePlan] = {}
         self._coarse: set[str | None] = set()
@@ -42,6 +46,8 @@ class SqlitePending:
         self._savepoints: list[tuple[str, int]] = []
         self._rebuild = False
         self._loose = False
+        self._locked = False
+        self._temp_version = -1
         self._total = int(self._driver.total_changes)
         self._before = self._total
         self.direct = False  # told by total_changes here
@@ -71,15 +77,17 @@ class SqlitePending:
         self._before = int(self._driver.total_changes)
         if statement.alters:
             self._alter(statement)
-        elif self._driver.in_transaction and (
-            self._schema is None or not self._log.covers(self._plan(statement).tracked)
-        ):
-            self._unplanned.append(statement)
-        else:
-            if not self._driver.in_transaction:
-                self._refresh()
-                self._install(self._plan(statement).tracked)
+        elif not self._driver.in_transaction:
+            self._refresh()
+            self._install(self._plan(statement).tracked)
             self._note(statement)
+        elif self._locked or (
+            self._schema is not None and self._log.covers(self._plan(statement).tracked)
+        ):
+            self._install(self._plan(statement).tracked)
+            self._note(statement)
+        else:
+            self._unplanned.append(statement)
 
     def potential(self, statement: Statement) -> list[Change]:
         """Return what a statement that was noted may change at most."""
@@ -89,10 +97,15 @@ class SqlitePending:
 
     def after(self, statement: Statement, cursor: Any, *, failed: bool) -> None:
         """Note what a statement did that could not be told before."""
+        self._locked = self._driver.in_transaction and (
+            self._locked or self._driver.total_changes != self._before
+        )
         for waiting in self._unplanned:
             plan = self._plan(waiting)
             self._wanted |= plan.tracked
             self._coarse |= plan.reach
+            if self._locked:  # now, before a savepoint could take the triggers away again
+                self._install(plan.tracked)
         self._unplanned.clear()
         if statement.alters:
             self._forget_schema()
@@ -126,6 +139,9 @@ class SqlitePending:
 
     def savepoint(self, statement: Statement) -> None:
         """Undo with ROLLBACK TO what was logged since the savepoint."""
+        if statement.verb == "begin":
+            self._locked = bool(_LOCKS.search(statement.text))
+            return
         names = [name for name, _ in self._savepoints]
         if statement.verb == "savepoint":
             self._savepoints.append((statement.name, len(self._log.rows)))
@@ -175,7 +191,7 @@ class SqlitePending:
         self._log.clear()
         self._coarse.clear()
         self._savepoints.clear()
-        self._loose = False
+        self._loose = self._locked = False
         if self._wanted:
             self._catch_up()
         self._total = int(self._driver.total_changes)
@@ -207,15 +223,19 @@ class SqlitePending:
         """Read the schema again if it changed, and drop triggers made for another one."""
         if self._rebuild or (self._schema is not None and self._moved()):
             self._drop()
-            self._rebuild = False
+            self._rebuild = False  # nothing can undo it: no transaction is open
 
     def _install(self, names: frozenset[str]) -> None:
         if self._log.covers(names) or names & self._refused:
             return
+        if self._driver.in_transaction and self._moved():
+            self._coarse.add(None)  # a ROLLBACK TO has undone triggers made in this transaction
+            self._drop()
         try:
             self._log.install(self._described(), names)
         except sqlite3.Error:
             self._refused |= names
+        self._temp_version = self._temp()
 
     def _catch_up(self) -> None:
         """Make the triggers the transaction lacked, now that it is over."""
@@ -247,16 +267,23 @@ class SqlitePending:
     def _described(self) -> DatabaseSchema:
         if self._schema is None:
             self._schema = describe_with("sqlite", self._rows)
+            self._temp_version = self._schema.stamp[-1]
         return self._schema
 
     def _stamp(self) -> tuple[int, ...]:
-        """Return the schema versions of main and what is attached; temp's moves with triggers."""
+        """Return the schema versions of main and what is attached."""
         databases = self._described().search[1:]
         return tuple(self._rows(f'PRAGMA "{name}".schema_version')[0][0] for name in databases)
 
     def _moved(self) -> bool:
         """Whether the schema is not the one the triggers were made for."""
-        return self._schema is None or self._stamp() != self._schema.stamp[:-1]
+        if self._schema is None:
+            return True
+        return self._stamp() != self._schema.stamp[:-1] or self._temp() != self._temp_version
+
+    def _temp(self) -> int:
+        """Return the version of the temporary schema: triggers of ours, and tables."""
+        return int(self._rows("PRAGMA temp.schema_version")[0][0])
 
     def _rows(self, statement: str) -> Sequence[Sequence[Any]]:
         cursor = self.raw.cursor()

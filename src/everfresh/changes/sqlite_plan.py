@@ -45,20 +45,28 @@ def make_plan(schema: DatabaseSchema, statement: Statement) -> SqlitePlan:
     reached = reach(schema, [name for name in names if name not in special])
     if reached is None:
         return _any_table(schema, replaces=effect.replaces or bool(schema.replacing))
-    tracked = frozenset(name for name in reached if schema.tables[name].kind == "table")
-    coarse = _unseen(schema, [*special, *_of_kind(schema, reached, ("virtual", "system"))])
+    ordinary = _ordinary(schema)
+    tracked = reached & ordinary
+    untracked = [n for n in reached - ordinary if schema.tables[n].kind != "temporary"]
+    coarse = _unseen(schema, [*special, *untracked])
     replaces = effect.replaces or bool(reached & schema.replacing)
     return SqlitePlan(tracked | coarse, tracked, coarse, replaces)
 
 
 def _any_table(schema: DatabaseSchema, *, replaces: bool) -> SqlitePlan:
     """Watch every table, for what a trigger of the user's may write is not told."""
-    unseen = _unseen(schema, _of_kind(schema, schema.tables, ("virtual", "system")))
-    return SqlitePlan(_ANYTHING, schema.names(("table",)), unseen, replaces)
+    unseen = _unseen(schema, schema.names(("virtual",)))
+    return SqlitePlan(_ANYTHING, _ordinary(schema), unseen, replaces)
 
 
-def _of_kind(schema: DatabaseSchema, names: Iterable[str], kinds: tuple[str, ...]) -> list[str]:
-    return [name for name in names if schema.tables[name].kind in kinds]
+def _ordinary(schema: DatabaseSchema) -> frozenset[str]:
+    """Return the tables that may have triggers of ours.
+
+    Not those that a virtual table keeps its rows in: FTS5 writes them from its savepoint method,
+    a trigger that calls a function makes SQLite call that again, and the stack overflows.
+    """
+    virtual = tuple(f"{name}_" for name in schema.names(("virtual",)))
+    return frozenset(name for name in schema.names(("table",)) if not name.startswith(virtual))
 
 
 def _unseen(schema: DatabaseSchema, names: Iterable[str]) -> Names:

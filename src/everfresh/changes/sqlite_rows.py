@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from everfresh.connect.description import DatabaseSchema
+from everfresh.connect.description import DatabaseSchema, Query
 from everfresh.kernel.change import Change
 from everfresh.kernel.schema import Table
 
@@ -31,10 +31,11 @@ Row = tuple[Any, ...]
 class RowLog:
     """Log the rows that one DBAPI connection writes to the tables it is told to watch."""
 
-    def __init__(self, raw: Any, limit: int) -> None:
+    def __init__(self, raw: Any, query: Query, limit: int) -> None:
         self.rows: list[Row] = []
         self.overflow: set[int] = set()
         self._raw = raw
+        self._query = query
         self._limit = limit
         self._watched: dict[str, int] = {}
         self._tables: list[Table] = []
@@ -54,37 +55,27 @@ class RowLog:
         missing = [name for name in names if name not in self._watched]
         if not missing:
             return
-        cursor = self._raw.cursor()
-        try:
-            if self._encoding is None:
-                cursor.execute("PRAGMA encoding")
-                self._encoding = str(cursor.fetchone()[0]).lower()
-                self._raw.create_function(_FUNCTION, -1, self._logger())
-            for name in missing:
-                number = len(self._tables)
-                self._tables.append(schema.tables[name])
-                for statement in _triggers(schema.tables[name], number):
-                    cursor.execute(statement)
-                self._watched[name] = number
-        finally:
-            cursor.close()
+        if self._encoding is None:
+            self._encoding = str(self._query("PRAGMA encoding")[0][0]).lower()
+            self._raw.create_function(_FUNCTION, -1, self._logger())
+        for name in missing:
+            number = len(self._tables)
+            self._tables.append(schema.tables[name])
+            for statement in _triggers(schema.tables[name], number):
+                self._query(statement)
+            self._watched[name] = number
 
     def drop(self) -> None:
         """Drop every trigger of ours on this connection."""
         self._watched.clear()
-        cursor = self._raw.cursor()
-        try:
-            cursor.execute(
-                "SELECT name FROM sqlite_temp_master WHERE type = 'trigger'"
-                f" AND substr(name, 1, {len(PREFIX)}) = '{PREFIX}'"
-            )
-            for (name,) in cursor.fetchall():
-                cursor.execute(f"DROP TRIGGER temp.{_quoted(name)}")
-        finally:
-            cursor.close()
+        for (name,) in self._query(
+            "SELECT name FROM sqlite_temp_master WHERE type = 'trigger'"
+            f" AND substr(name, 1, {len(PREFIX)}) = '{PREFIX}'"
+        ):
+            self._query(f"DROP TRIGGER temp.{_quoted(name)}")
 
     def forget(self) -> None:
-        """Distrust what is in place: a rollback may have undone triggers made inside it."""
+        """Distrust what is in place."""
         self._watched.clear()
 
     def clear(self) -> None:

@@ -26,6 +26,9 @@ class Watcher(Protocol):
     def execute(self, run: Callable[[], None], cursor: Any, text: str, raw: Any) -> None:
         """Run a statement."""
 
+    def began(self, raw: Any) -> None:
+        """Note that a SQLAlchemy Connection begins to use a DBAPI connection."""
+
     def commit(self, run: Callable[[], None], raw: Any) -> None:
         """Run the driver's commit."""
 
@@ -56,6 +59,7 @@ class Wrapping:
         dialect.__dict__["_everfresh"] = self
         for name in ("do_execute", "do_executemany", "do_execute_no_params"):
             self._put(name, self._executing(getattr(dialect, name)))
+        self._put("do_begin", self._beginning(dialect.do_begin))
         for name in ("commit", "rollback"):
             self._put(f"do_{name}", self._ending(getattr(dialect, f"do_{name}"), name))
         self._put("do_prepare_twophase", self._preparing(dialect.do_prepare_twophase))
@@ -105,6 +109,14 @@ class Wrapping:
             )
 
         return do_execute
+
+    def _beginning(self, original: Any) -> Any:
+        def do_begin(fairy: Any) -> None:
+            original(fairy)
+            if self._watcher is not None:
+                self._watcher.began(getattr(fairy, "dbapi_connection", None))
+
+        return do_begin
 
     def _ending(self, original: Any, how: str) -> Any:
         def do_end(fairy: Any) -> None:
