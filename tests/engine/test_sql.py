@@ -163,6 +163,21 @@ def test_ddl_makes_plans_and_answers_void(cache):
     assert cache.sql("SELECT * FROM flights LIMIT 1").columns[-1] == "note"
 
 
+def test_a_plan_made_while_ddl_was_uncommitted_is_void_afterwards(cache):
+    """Another reader plans with the old view between the DDL and its commit."""
+    statement = "SELECT count(*) AS n FROM june"
+    write(cache, "CREATE VIEW june AS SELECT * FROM flights WHERE month = 6")
+    with cache.engine.connect() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        connection.exec_driver_sql("DROP VIEW june")
+        connection.exec_driver_sql("CREATE VIEW june AS SELECT * FROM flights WHERE month = 7")
+        assert cache.sql(statement).receipt.sources == ("flights WHERE month = 6",)
+        connection.commit()
+    assert cache.sql(statement).receipt.sources == ("flights WHERE month = 7",)
+    write(cache, "DELETE FROM flights WHERE month = 7")
+    assert cache.sql(statement).scalar() == 0
+
+
 def test_a_statement_is_analysed_once(cache, monkeypatch):
     from everfresh.engine import reader
 

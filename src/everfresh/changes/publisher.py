@@ -42,6 +42,7 @@ class Publisher:
         self._feed = feed
         self._lock = threading.Lock()  # never held over I/O
         self._sequence = 0
+        self.upheavals = 0  # commits that may have changed anything, the schema too
         self._listeners: tuple[Listener, ...] = ()
 
     @property
@@ -70,6 +71,7 @@ class Publisher:
         happened = flux.changes if changes is None else changes
         if committed:
             with self._lock:
+                self.upheavals += any(change.table is None for change in happened)
                 self._sequence += 1
                 position = self._sequence
             happened = tuple(replace(change, position=position) for change in happened)

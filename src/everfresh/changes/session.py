@@ -87,8 +87,11 @@ class SessionFeed:
 
     @property
     def schema_version(self) -> int:
-        """A number that grows when DDL was seen: plans made before are void."""
-        return self._schema_version
+        """A number that grows when DDL was run, and when it was committed.
+
+        Plans made before are void. It grows before the flux of that commit is lifted.
+        """
+        return self._schema_version + self._publisher.upheavals
 
     @property
     def temporary_names(self) -> frozenset[str]:

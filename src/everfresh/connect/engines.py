@@ -7,7 +7,7 @@ from pathlib import Path
 from sqlalchemy import create_engine
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
 from everfresh.errors import (
     ConfigurationError,
@@ -91,5 +91,10 @@ def _check_dialect(engine: Engine) -> Engine:
         raise UnknownURLError(
             f"everfresh cannot follow changes of {engine.dialect.name!r} databases: use one of "
             f"{', '.join(DIALECTS)}"
+        )
+    if isinstance(engine.pool, SingletonThreadPool):
+        raise ConfigurationError(
+            "this in-memory database is another one in every thread: make its engine with "
+            "poolclass=sqlalchemy.pool.StaticPool"
         )
     return engine

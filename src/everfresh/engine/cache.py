@@ -217,8 +217,10 @@ class Cache:
         """Return the rows of a SELECT as the caller's transaction sees them."""
         self.board.check_open()
         inside = self._transactions.connection_of(connection)
-        prepared, request = self.request(statement, parameters)
-        reason = self.reader.refusal(prepared, parameters) or self._transactions.objection(inside)
+        reason = self._transactions.objection(inside)
+        unplanned = None if reason is None else self.reader.unplanned(statement, reason)
+        prepared, request = self.request(statement, parameters, prepared=unplanned)
+        reason = self.reader.refusal(prepared, parameters)
         if reason is None:
             entry = self.board.peek(request.key)
             if entry is not None and self._transactions.answers(inside, entry):
@@ -231,14 +233,18 @@ class Cache:
         )
 
     def request(
-        self, statement: str, parameters: dict[str, object], ttl: float | None = None
+        self,
+        statement: str,
+        parameters: dict[str, object],
+        ttl: float | None = None,
+        prepared: Prepared | None = None,
     ) -> tuple[Prepared, Request]:
         """Return the plan of a statement and what to ask the engine for it."""
         if not isinstance(statement, str):
             raise StatementError(
                 f"cache.sql takes SQL text, not {type(statement).__name__}: write it as a str"
             )
-        prepared = self.reader.prepare(statement)
+        prepared = prepared or self.reader.prepare(statement)
         self.reader.check(prepared, parameters)
         feed = self.feed
         return prepared, Request(

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import bindparam, text
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.pool import StaticPool
 from sqlalchemy.sql.elements import TextClause
 
 from everfresh.changes.session import SessionFeed
@@ -138,7 +139,7 @@ class Reader:
 
     def fill(self, prepared: Prepared, parameters: Mapping[str, object]) -> Rows:
         """Run a statement whose answer may be kept, in a transaction of its own."""
-        with self.engine.connect() as connection:
+        with self._connect() as connection:
             if self.engine.dialect.name == "postgresql":
                 connection = connection.execution_options(isolation_level="AUTOCOMMIT")
                 return self.run(connection, prepared, parameters)
@@ -151,7 +152,7 @@ class Reader:
 
     def bypass(self, prepared: Prepared, parameters: Mapping[str, object]) -> Rows:
         """Run a statement whose answer is not kept; it must not write."""
-        with self.engine.connect() as connection:
+        with self._connect() as connection:
             if self.engine.dialect.name == "postgresql":
                 connection = connection.execution_options(postgresql_readonly=True)
             return self.run(connection, prepared, parameters)
@@ -164,6 +165,15 @@ class Reader:
         if not result.returns_rows:
             raise StatementError(f"the statement returns no rows: {_short(prepared.statement)}")
         return make_rows(tuple(result.keys()), result.fetchall())
+
+    def _connect(self) -> Connection:
+        if isinstance(self.engine.pool, StaticPool) and self.feed.writing():
+            # closing our use of the one connection would roll back what was written on it
+            raise StatementError(
+                "this in-memory database has one connection and a transaction that has written is "
+                "open on it: read through cache.using(connection=…), or commit first"
+            )
+        return self.engine.connect()
 
     def _own_writes(self, connection: Connection) -> int | None:
         """Return a stamp of the connection's own writes, None while some are uncommitted.
@@ -179,18 +189,26 @@ class Reader:
     def _analyse(self, statement: str) -> Prepared:
         version = self.feed.schema_version
         schema = self._current_schema()
+        clause, bound = self._parse(statement)
+        return Prepared(statement, clause, bound, analyse(statement, schema), version)
+
+    def unplanned(self, statement: str, reason: str) -> Prepared:
+        """Return a statement that is only to be run, without looking at the schema."""
+        return Prepared(statement, *self._parse(statement), Plan(refusal=reason), -1)
+
+    def _parse(self, statement: str) -> tuple[TextClause, frozenset[str]]:
         names = _EXPANDING.findall(statement)
         clause = text(statement)
         bound = frozenset(clause.compile(dialect=self.engine.dialect).params)
         expanding: list[Any] = [bindparam(name, expanding=True) for name in set(names) & bound]
         if expanding:
             clause = clause.bindparams(*expanding)
-        return Prepared(statement, clause, bound, analyse(statement, schema), version)
+        return clause, bound
 
     def _current_schema(self) -> DatabaseSchema:
         version = self.feed.schema_version
         if self._schema is None or self._schema_version != version:
-            with self.engine.connect() as connection:
+            with self._connect() as connection:
                 self._schema, self._identity = describe(connection), identity(connection)
             self._schema_version = version
         return self._schema

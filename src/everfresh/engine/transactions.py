@@ -73,9 +73,7 @@ class Transactions:
         if self.feed.uncommitted(raw):
             return "its transaction has written"
         if self.engine.dialect.name == "sqlite":
-            if raw.in_transaction:
-                return self._take_snapshot(connection, "SELECT 1 FROM sqlite_master LIMIT 1")
-            return None
+            return self._sqlite_objection(connection, raw)
         return self._postgres_objection(connection)
 
     def answers(self, connection: Connection, entry: Entry) -> bool:
@@ -84,6 +82,13 @@ class Transactions:
         if snapshot is None or not snapshot.taken:
             return True
         return entry.mark is not None and entry.mark.position <= snapshot.position
+
+    def _sqlite_objection(self, connection: Connection, raw: Any) -> str | None:
+        probe = "SELECT 1 FROM sqlite_master LIMIT 1"
+        if not connection.in_transaction():
+            connection.execute(text(probe))  # as the query would: it begins the transaction
+        # without BEGIN, as the driver does by default, every SELECT sees what is committed
+        return self._take_snapshot(connection, probe) if raw.in_transaction else None
 
     def _postgres_objection(self, connection: Connection) -> str | None:
         level = connection.get_isolation_level()
@@ -96,8 +101,10 @@ class Transactions:
         return None
 
     def _take_snapshot(self, connection: Connection, statement: str) -> str | None:
+        if not connection.in_transaction():
+            connection.execute(text(statement))
         snapshot = self._begun.get(connection)
-        if snapshot is None or not connection.in_transaction():
+        if snapshot is None:
             return "its transaction began before the cache could see it"
         if not snapshot.taken:
             connection.execute(text(statement))
