@@ -106,17 +106,18 @@ class Writer:
         on = "x.id = y.id"
         if join != "FULL JOIN":  # which PostgreSQL does for equality alone
             on += f" AND {self.condition('y', second, 1)}"
+        inner = f"SELECT x.id, x.n FROM {first} AS x WHERE {where}"
+        nested = self.condition("y", second, 1)
+        lateral = f"SELECT y.n FROM {second} AS y WHERE y.n = x.n AND {nested}"
         return self.random.choice(
             (
                 f"SELECT {columns} FROM {first} AS x WHERE {where}",
                 f"SELECT count(*) FROM {first} AS x WHERE {where}",
                 f"SELECT x.id, y.n FROM {first} AS x {join} {second} AS y ON {on} WHERE {where}",
-                f"SELECT s.id FROM (SELECT x.id, x.n FROM {first} AS x WHERE {where}) AS s"
-                f" WHERE s.n = {self.value('n')}",
+                f"SELECT s.id FROM ({inner}) AS s WHERE s.n = {self.value('n')}",
                 f"WITH w AS (SELECT x.* FROM {first} AS x WHERE {where}) SELECT count(*) FROM w",
                 f"SELECT x.id FROM {first} AS x WHERE {where} UNION SELECT id FROM e WHERE n = 1",
-                f"SELECT x.id, l.n FROM {first} AS x, LATERAL (SELECT y.n FROM {second} AS y"
-                f" WHERE y.n = x.n AND {self.condition('y', second, 1)}) AS l",
+                f"SELECT x.id, l.n FROM {first} AS x, LATERAL ({lateral}) AS l",
             )
         )  # fmt: skip
 

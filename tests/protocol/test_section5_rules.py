@@ -99,6 +99,8 @@ def test_a_row_that_fails_the_condition_leaves_the_answer_alone(statement: str) 
         # ✔ the row of b takes a NULL row out of the answer
         "SELECT * FROM a LEFT JOIN b ON a.k = b.k WHERE b.x IS NULL",
         "SELECT * FROM a LEFT JOIN b ON a.k = b.k WHERE coalesce(b.x, 5) = 5",
+        "SELECT * FROM b RIGHT JOIN a ON a.k = b.k WHERE b.x IS NULL",
+        "SELECT * FROM b FULL JOIN a ON a.k = b.k WHERE b.x IS NULL",
         "SELECT * FROM a LEFT JOIN b ON a.k = b.k WHERE b.x = 5 OR b.x IS NULL",
         "SELECT * FROM a LEFT JOIN b ON a.k = b.k WHERE NOT (b.x IS NOT NULL AND b.x <> 5)",
         # ON says nothing of the preserved side

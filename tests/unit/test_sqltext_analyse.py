@@ -42,9 +42,13 @@ class Tables:
         return Table(f"{home}.{name}", "view", definition=definition)
 
     def table(self, schema: str | None, name: str) -> Table | None:
-        if schema not in (None, "main", "public"):
-            return None
-        return self.tables.get(name)
+        if schema == "attached":
+            attached = {
+                "flights": Table("attached.flights", columns=self.tables["flights"].columns)
+            }
+            attached["june"] = self.view("attached", "june", "SELECT * FROM flights")
+            return attached.get(name)
+        return self.tables.get(name) if schema in (None, "main", "public") else None
 
     def volatile_function(self, name: str) -> bool | None:
         return {"pure": False, "moody": True}.get(name)
@@ -253,6 +257,11 @@ def test_the_best_equality_is_the_anchor(condition: str, column: str, values: se
 def test_what_allows_many_values_is_no_anchor(condition: str) -> None:
     (source,) = plan(f"SELECT id FROM flights WHERE {condition}").bind({})
     assert source.anchor is None
+
+
+def test_a_view_of_an_attached_database_reads_that_database() -> None:
+    tables = [one.table for one in plan("SELECT id FROM attached.june, june").bind({})]
+    assert tables == ["attached.flights", "main.flights"]
 
 
 def test_a_table_read_whole_is_one_source() -> None:

@@ -14,7 +14,8 @@ from everfresh.kernel.predicate_source import RowSourceTemplate
 from everfresh.kernel.schema import Schema
 from everfresh.kernel.sqltext.allowed import clock_parameters
 from everfresh.kernel.sqltext.blocks import Walker
-from everfresh.kernel.sqltext.conditions import Translator, column_domain
+from everfresh.kernel.sqltext.comparison import column_domain
+from everfresh.kernel.sqltext.conditions import Translator
 from everfresh.kernel.sqltext.grammar import (
     Misunderstood,
     column_named,

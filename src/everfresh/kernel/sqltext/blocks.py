@@ -11,6 +11,7 @@ from sqlglot import exp
 from everfresh.kernel.schema import Schema, Table
 from everfresh.kernel.sqltext.allowed import check
 from everfresh.kernel.sqltext.grammar import Misunderstood, argument, identifier, parse
+from everfresh.kernel.sqltext.outputs import output_of, plain, renamed
 from everfresh.kernel.sqltext.relations import (
     Filter,
     Inlined,
@@ -118,7 +119,7 @@ class Walker:
                 self._expressions(part, env)
         self._stars(node, scope)
         self._rest(own)
-        return relation, filters, _output(node, scope)
+        return relation, filters, output_of(node, scope)
 
     def _stars(self, node: Any, scope: Scope) -> None:
         bare = any(isinstance(one, exp.Star) for one in node.expressions)
@@ -173,7 +174,7 @@ class Walker:
         """Return the relation that a CTE, view or derived table stands for."""
         if named.walking:
             return Opaque(alias, named.columns)
-        if not _plain(named.query) or len(self.occurrences) > _MAX_INLINED:
+        if not plain(named.query) or len(self.occurrences) > _MAX_INLINED:
             self._once(named)
             return Opaque(alias, named.columns or named.output)
         named.walking = True
@@ -182,7 +183,7 @@ class Walker:
             query = query.this
         relation, filters, output = self._select(query, named.env)
         named.walking, named.walked = False, True
-        return Inlined(alias, _renamed(output, named.columns), relation, filters)
+        return Inlined(alias, renamed(output, named.columns), relation, filters)
 
     def _view(self, table: Table) -> _Named:
         named = self._views.get(table.name)
@@ -302,7 +303,7 @@ class Walker:
     def _renamed_mention(self, named: _Named, alias: str, columns: list[str] | None) -> Relation:
         relation = self._mention(named, alias)
         if columns and isinstance(relation, Inlined):
-            relation.columns = _renamed(relation.columns, columns)
+            relation.columns = renamed(relation.columns, columns)
         elif columns and isinstance(relation, Opaque):
             relation.columns = columns + (relation.columns or [])[len(columns) :]
         return relation
@@ -326,54 +327,3 @@ class Walker:
 
 def _children(node: Any) -> Iterator[Any]:
     return iter(node.iter_expressions())
-
-
-_ROWWISE = (exp.Cast, exp.Case, exp.If, exp.And, exp.Or, exp.Array)
-
-
-def _plain(query: Any) -> bool:
-    """Whether each row of a query is one row of its relation, and each of those passes WHERE."""
-    while isinstance(query, exp.Subquery):
-        if any(argument(query, name) for name in ("limit", "offset", "with", "joins")):
-            return False
-        query = query.this
-    if not isinstance(query, exp.Select):
-        return False
-    shaping = ("group", "having", "distinct", "limit", "offset", "windows", "qualify")
-    if any(argument(query, name) for name in shaping):
-        return False
-    return not any(
-        isinstance(node, (exp.Func, exp.Window, exp.Query)) and not isinstance(node, _ROWWISE)
-        for projection in query.expressions
-        for node in projection.walk()
-    )
-
-
-def _output(node: Any, scope: Scope) -> Output | None:
-    """Return what the columns of a SELECT are, None if their number is not known."""
-    output: Output = []
-    for projection in node.expressions:
-        inner = projection.this if isinstance(projection, exp.Alias) else projection
-        star = isinstance(inner, exp.Star) or isinstance(inner.this, exp.Star)
-        if star and isinstance(inner, (exp.Star, exp.Column)):
-            owner = identifier(inner.args.get("table"), scope.dialect)
-            columns = scope.star(owner)
-            if columns is None:
-                return None
-            output.extend(columns)
-            continue
-        name = projection.args.get("alias") or inner.this
-        target = scope.resolve(inner) if isinstance(inner, exp.Column) else None
-        shown = identifier(name, scope.dialect) if isinstance(name, exp.Identifier) else ""
-        output.append((shown, target))
-    return output
-
-
-def _renamed(output: Output | None, names: list[str] | None) -> Output | None:
-    if not names:
-        return output
-    targets = [target for _, target in output or ()]
-    if output is None or len(names) > len(targets):
-        return [(name, None) for name in names]
-    kept = [name for name, _ in output][len(names) :]
-    return list(zip(names + kept, targets, strict=True))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Final, cast
+from typing import Any, ClassVar, Final
 
 from sqlglot import exp
 
-from everfresh.kernel import affinity_postgres, affinity_sqlite
-from everfresh.kernel.affinity import Domain
+from everfresh.kernel import affinity_postgres
 from everfresh.kernel.predicate import (
     FALSE,
     NULL,
@@ -33,10 +32,11 @@ from everfresh.kernel.predicate_columns import (
 from everfresh.kernel.predicate_like import Liked, PatternKind
 from everfresh.kernel.predicate_values import Fixed, OperandIsNull, OperandTruth
 from everfresh.kernel.schema import Column
+from everfresh.kernel.sqltext.comparison import column_domain, compared_domain, swapped
 from everfresh.kernel.sqltext.operands import Side, constant_side
 from everfresh.kernel.sqltext.relations import Occurrence, Scope
 
-__all__ = ["Translator", "column_domain"]
+__all__ = ["Translator"]
 
 _UNKNOWN: Final = Always(UNKNOWN)
 
@@ -56,16 +56,6 @@ _PLAIN_ARGUMENTS: Final[dict[type[Any], frozenset[str]]] = {
     exp.Between: frozenset({"this", "low", "high"}),
 }
 _BINARY: Final = frozenset({"this", "expression"})
-
-
-def column_domain(column: Column, dialect: str) -> Domain | None:
-    """Return how the values of a column compare, None if that is not known.
-
-    >>> column_domain(Column("month", "INTEGER"), "sqlite")
-    SqliteDomain(affinity='NUMERIC', collation='BINARY')
-    """
-    module = affinity_sqlite if dialect == "sqlite" else affinity_postgres
-    return cast("Domain | None", module.column_domain(column))
 
 
 class Translator:
@@ -169,11 +159,9 @@ class Translator:
         if left is None or right is None:
             return _UNKNOWN
         if left.column is None and right.column is not None:
-            left, right = right, left
+            left, right = swapped(left, right)
             operator = _FLIPPED.get(operator, operator)
-            # COLLATE of the left side comes first
-            left, right = _swapped_collation(left, right)
-        domain = self._domain(left, right)
+        domain = compared_domain(self._dialect, left, right)
         if domain is None:
             return _UNKNOWN
         if left.column is None:
@@ -184,19 +172,6 @@ class Translator:
         assert right.operand is not None  # noqa: S101
         anchored = domain == column_domain(left.column, self._dialect)
         return Compared(operator, left.column.name, domain, right.operand, anchored)
-
-    def _domain(self, left: Side, right: Side) -> Domain | None:
-        """Return how the two sides compare."""
-        collation = left.collation or right.collation
-        if self._sqlite:
-            return affinity_sqlite.pair_domain(_as_column(left), _as_column(right), collation)
-        if collation is not None:
-            return None
-        if left.column is not None and right.column is not None:
-            return affinity_postgres.pair_domain(left.column, right.column)
-        if left.column is not None:
-            return affinity_postgres.column_domain(left.column)
-        return _fixed_domain(left, right)
 
     def _in(self, node: Any) -> Condition:
         field = node.args.get("field")
@@ -221,7 +196,7 @@ class Translator:
         if side is None or side.column is None:
             return _UNKNOWN
         # what is in a list has no affinity, whatever it was cast to
-        domain = self._domain(side, Side(operand=Constant(None)))
+        domain = compared_domain(self._dialect, side, Side(operand=Constant(None)))
         known = [one.operand for one in operands if one is not None and one.operand is not None]
         if domain is None or len(known) != len(operands):
             return _UNKNOWN
@@ -321,26 +296,6 @@ def _boolean(node: Any) -> exp.Boolean | None:
     while isinstance(node, (exp.Paren, exp.Collate)):
         node = node.this
     return node if isinstance(node, exp.Boolean) else None
-
-
-def _as_column(side: Side) -> Column | None:
-    if side.column is not None or side.type is None:
-        return side.column
-    return Column("", side.type)
-
-
-def _swapped_collation(left: Side, right: Side) -> tuple[Side, Side]:
-    if left.collation is None or right.collation is None:
-        return left, right
-    return Side(left.column, left.operand, left.type, right.collation), right
-
-
-def _fixed_domain(left: Side, right: Side) -> Domain | None:
-    """Return how two values compare on PostgreSQL if both are plain integers."""
-    for side in (left, right):
-        if not isinstance(side.operand, Constant) or type(side.operand.constant) is not int:
-            return None
-    return affinity_postgres.PostgresDomain("int")
 
 
 def _extra(node: Any) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from everfresh.kernel.plan import Effect, EffectKind
+from everfresh.kernel.sqltext.bare import WORD, bare
 from everfresh.kernel.sqltext.functions import VOLATILE, known_functions
 from everfresh.kernel.sqltext.grammar import fold
 
@@ -19,18 +20,8 @@ _ANYTHING: Final = Effect("other", tables=None)
 _DEFINITION: Final = Effect("ddl", tables=None)  # a trigger's body holds statements too
 _DEFINES = re.compile(r"\s*(?:CREATE|ALTER|DROP)\b", re.I)
 
-# Comments, strings and quoted names, each as a whole, so that no keyword is found inside them.
-_HIDDEN = re.compile(
-    r"--[^\n]*|/\*.*?\*/"
-    r"|(?P<escape>\b[eE]'(?:[^'\\]|\\.|'')*')"
-    r"|(?P<string>'(?:[^']|'')*')"
-    r"|(?P<dollar>\$(?P<tag>[A-Za-z_]?\w*)\$.*?\$(?P=tag)\$)"
-    r'|(?P<name>"(?:[^"]|"")*"|`(?:[^`]|``)*`)',
-    re.DOTALL,
-)
 _NAME = r"(?:\"(?:[^\"]|\"\")*\"|`(?:[^`]|``)*`|\[[^\]]*\]|[^\W\d][\w$]*)"
 _TABLE = rf"(?:(?P<schema>{_NAME})\s*\.\s*)?(?P<table>{_NAME})"
-_WORD = re.compile(r"\s*\(*\s*([A-Za-z]+)")
 _CALL = re.compile(rf"(\.\s*)?({_NAME})\s*\(")
 
 _INSERT = re.compile(rf"INSERT\s+(?:OR\s+(?P<or>\w+)\s+)?INTO\s+{_TABLE}", re.I)
@@ -72,13 +63,13 @@ def classify(statement: str, dialect: str) -> Effect:
     >>> classify("/* all */ SELECT 1", "sqlite").kind
     'read'
     """
-    text, names = _bare(statement)
+    text, names = bare(statement)
     several = text.find(";")
     if several >= 0:
         if text[several:].strip("; \t\r\n\f"):
             return _DEFINITION if _DEFINES.match(text) else _ANYTHING
         text = text[:several]
-    match = _WORD.match(text)
+    match = WORD.match(text)
     if match is None:
         return Effect("read") if not text.strip() else _ANYTHING
     start = match.start(1)
@@ -88,22 +79,6 @@ def classify(statement: str, dialect: str) -> Effect:
     if isinstance(answer, Effect):
         return answer
     return answer(_Text(text[start:], dialect, names))
-
-
-def _bare(statement: str) -> tuple[str, bool]:
-    """Blank out comments and strings; quoted names stay, but for the words inside them."""
-    if not re.search(r"['\"`$]|--|/\*", statement):
-        return statement, False
-    quoted = False
-
-    def blank(match: re.Match[str]) -> str:
-        nonlocal quoted
-        if match["name"]:
-            quoted = True
-            return match[0]
-        return "''" if match["string"] or match["escape"] or match["dollar"] else " "
-
-    return _HIDDEN.sub(blank, statement), quoted
 
 
 class _Text:

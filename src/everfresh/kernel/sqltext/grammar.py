@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ from sqlglot.dialects.sqlite import SQLite
 from sqlglot.errors import SqlglotError
 
 from everfresh.kernel.schema import Column, Table
+from everfresh.kernel.sqltext.bare import WORD, bare
 
 __all__ = [
     "Misunderstood",
@@ -22,9 +22,6 @@ __all__ = [
     "identifier",
     "parse",
 ]
-
-# sqlglot logs a warning for each statement it does not know; we answer for these ourselves
-logging.getLogger("sqlglot").addFilter(lambda record: "unsupported syntax" not in record.msg)
 
 _BIND_ESCAPE = re.compile(r"\\(:\w*)(?![:\w])")  # as SQLAlchemy's text() undoes it
 
@@ -58,6 +55,7 @@ def parse(statement: str, dialect: str) -> list[Any]:
         raise Misunderstood(f"the SQL of {dialect} is not understood")
     if "\0" in statement:
         raise Misunderstood("the statement holds a NUL character")
+    _check_start(statement)
     try:
         trees = grammar().parse(_BIND_ESCAPE.sub(r"\1", statement))
     except (SqlglotError, RecursionError) as error:
@@ -74,6 +72,21 @@ def argument(node: Any, name: str) -> Any:
     't'
     """
     return node.args.get(name) or node.args.get(f"{name}_")
+
+
+_QUERIES: Final = frozenset({"SELECT", "WITH", "VALUES", "TABLE"})
+
+
+def _check_start(statement: str) -> None:
+    # for other statements sqlglot logs warnings of its own
+    text = bare(statement)[0].strip("; \t\r\n\f")
+    word = WORD.match(text)
+    if not text:
+        raise Misunderstood("there is no statement")
+    if word is None or word[1].upper() not in _QUERIES:
+        raise Misunderstood("only SELECT and VALUES are kept")
+    if ";" in text:
+        raise Misunderstood("there are several statements")
 
 
 _ASCII_LOWER: Final = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
