@@ -165,6 +165,16 @@ def test_two_functions_never_share(cache):
 
     one, two = make(1), make(2)
     assert (one(1), two(1)) == (2, 3)
+    lists = [[1], [1]]  # equal now, not for ever
+
+    def total(numbers):
+        @cache.cached
+        def f():
+            return id(numbers)
+
+        return f
+
+    assert total(lists[0])() != total(lists[1])()
     captured = [threading.Lock(), threading.Lock()]
 
     def hold(lock):

@@ -29,6 +29,7 @@ T = TypeVar("T", covariant=True)
 
 # of these exact types, equal values have equal keys: others need the full key (see reader.py)
 _PLAIN = frozenset({int, str, bool, bytes, type(None)})
+_CONSTANT = _PLAIN | {float, complex, type(...)}
 _closures = count(1)
 
 
@@ -227,11 +228,17 @@ def _code_of(code: CodeType) -> tuple[object, ...]:
 
 def _captured(function: Any) -> object:
     cells = [cell.cell_contents for cell in function.__closure__ or () if not _empty(cell)]
-    try:
+    values = (*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
+    if all(map(_immutable, values)):
         return canonical((cells, function.__defaults__, function.__kwdefaults__))
-    except UnkeyableError:
-        # captured objects without a canonical form: this closure is equal to itself alone
-        return next(_closures)
+    # it captured something that may change, or has no canonical form: it equals itself alone
+    return next(_closures)
+
+
+def _immutable(value: object) -> bool:
+    if isinstance(value, (tuple, frozenset)):
+        return all(map(_immutable, value))
+    return type(value) in _CONSTANT
 
 
 def _empty(cell: Any) -> bool:

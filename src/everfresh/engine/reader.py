@@ -51,6 +51,7 @@ class Prepared:
     names: frozenset[str]
     plan: Plan
     version: int
+    digest: str  # of the text and the database: the part of the key that no parameter changes
 
 
 class Reader:
@@ -81,12 +82,7 @@ class Reader:
 
     def key(self, prepared: Prepared, parameters: Mapping[str, object]) -> str:
         """Return the key of a statement with these parameters on this database."""
-        return digest(
-            "sql",
-            statement=prepared.statement,
-            parameters=dict(parameters),
-            database=self._identity,
-        )
+        return digest("sql", statement=prepared.digest, parameters=dict(parameters))
 
     def check(self, prepared: Prepared, parameters: Mapping[str, object]) -> None:
         """Raise `StatementError` unless the parameters are just those the statement names."""
@@ -190,11 +186,16 @@ class Reader:
         version = self.feed.schema_version
         schema = self._current_schema()
         clause, bound = self._parse(statement)
-        return Prepared(statement, clause, bound, analyse(statement, schema), version)
+        plan = analyse(statement, schema)
+        return Prepared(statement, clause, bound, plan, version, self._digest(statement))
+
+    def _digest(self, statement: str) -> str:
+        return digest("statement", text=statement, database=self._identity)
 
     def unplanned(self, statement: str, reason: str) -> Prepared:
         """Return a statement that is only to be run, without looking at the schema."""
-        return Prepared(statement, *self._parse(statement), Plan(refusal=reason), -1)
+        plan = Plan(refusal=reason)
+        return Prepared(statement, *self._parse(statement), plan, -1, self._digest(statement))
 
     def _parse(self, statement: str) -> tuple[TextClause, frozenset[str]]:
         names = _EXPANDING.findall(statement)

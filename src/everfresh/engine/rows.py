@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from operator import itemgetter
+from sys import getsizeof
 from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 from everfresh.errors import StatementError
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from everfresh.engine.receipts import Receipt
 
 __all__ = ["FrozenDict", "FrozenList", "Row", "Rows", "make_rows"]
+
+
+_SAMPLE = 200  # rows that are measured to tell the size of a result
 
 
 class Row(tuple[Any, ...]):
@@ -106,6 +110,15 @@ class Rows(Sequence[Row]):
     def with_receipt(self, make_receipt: Callable[[], Receipt]) -> Rows:
         """Return the same rows with another receipt; the rows are shared, not copied."""
         return Rows(self.columns, self._rows, make_receipt)
+
+    @property
+    def nbytes(self) -> int:
+        """About how many bytes the rows take; those of a large result are sampled."""
+        rows = self._rows
+        step = len(rows) // _SAMPLE + 1
+        sample = rows[::step]
+        size = sum(getsizeof(row) + sum(map(getsizeof, row)) for row in sample)
+        return 200 + (size * len(rows) // len(sample) if sample else 0)
 
     @overload
     def __getitem__(self, index: int) -> Row: ...

@@ -1,0 +1,1 @@
+"""Benchmarks: ours and the peers' own packages in one run, as ratios of medians."""

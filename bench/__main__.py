@@ -1,0 +1,72 @@
+"""Run the benchmarks and write results.json and RESULTS.md beside this file."""
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from bench.measure import Result
+
+CASES = ("hits", "threads", "overhead", "stampede", "invalidation")
+PACKAGES = ("everfresh", "SQLAlchemy", "dogpile.cache", "cachetools", "cachebox")
+HERE = Path(__file__).parent
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make bench")
+    parser.add_argument("--only", choices=CASES, help="run one case")
+    parser.add_argument("--rounds", type=int, default=15)
+    chosen = parser.parse_args()
+    versions = {name: version(name) for name in PACKAGES}
+    versions["python"] = platform.python_version()
+    results: list[Result] = []
+    for case in CASES:
+        if chosen.only in (None, case):
+            for result in importlib.import_module(f"bench.{case}").run(chosen.rounds):
+                print(result.line(), flush=True)
+                results.append(result)
+    write(results, versions, keep_others=chosen.only is not None)
+    return 0
+
+
+def write(results: list[Result], versions: dict[str, str], *, keep_others: bool) -> None:
+    file = HERE / "results.json"
+    rows = [{**result.to_dict(), "versions": versions} for result in results]
+    if keep_others and file.exists():
+        new = {row["name"]: row for row in rows}
+        old = json.loads(file.read_text())
+        rows = [new.pop(row["name"], row) for row in old] + list(new.values())
+    file.write_text(json.dumps(rows, indent=1) + "\n")
+    (HERE / "RESULTS.md").write_text(markdown(rows, versions))
+
+
+def markdown(rows: list[dict], versions: dict[str, str]) -> str:
+    lines = [
+        "# Results of `make bench`",
+        "",
+        f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}, "
+        f"Python {versions['python']}"
+        f"{' (free-threaded)' if not getattr(sys, '_is_gil_enabled', lambda: True)() else ''}; "
+        + ", ".join(f"{n} {v}" for n, v in versions.items() if n != "python")
+        + ".",
+        "",
+        "Ours and the peer alternate in one process; each figure is the median of the rounds. "
+        "The ratio is ours ÷ peer: smaller is better.",
+        "",
+        "| what | ours | peer | unit | ratio | goal | holds |",
+        "|---|---:|---:|---|---:|---:|---|",
+    ]
+    lines += [
+        f"| {row['name']} | {row['ours']:.4g} | {row['peer']:.4g} | {row['unit']} "
+        f"| {row['ratio']:.3g} | ≤ {row['goal']:.3g} | {'yes' if row['holds'] else '**no**'} |"
+        for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

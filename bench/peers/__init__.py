@@ -1,0 +1,1 @@
+"""What we compare with, where it is no package of its own."""
