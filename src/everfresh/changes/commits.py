@@ -11,6 +11,7 @@ from everfresh.changes.outcome import Resolver, Unresolved
 from everfresh.changes.pending import Pending
 from everfresh.changes.publisher import Flux, Publisher
 from everfresh.changes.statements import Statement
+from everfresh.changes.wrap import Call
 from everfresh.kernel.change import Change
 
 __all__ = ["Commits"]
@@ -53,26 +54,27 @@ class Commits:
             pending.ended()
 
     def alone(
-        self, run: Callable[[], None], statement: Statement, pending: Pending, cursor: Any
+        self, run: Callable[[], None], statement: Statement, pending: Pending, call: Call
     ) -> None:
         """Run a statement that commits by itself."""
         changes = pending.potential(statement)
         if not changes:
             run()
-            pending.after(statement, cursor, failed=False)
+            pending.after(statement, call.cursor, failed=False)
             pending.ended()
             return
         flux = self._publisher.begin(changes)
         try:
             run()
         except BaseException as error:
-            pending.after(statement, cursor, failed=True)
-            self._alone_failed(error, flux, pending)
+            pending.after(statement, call.cursor, failed=True)
+            half = call.many or statement.several or statement.effect.kind != "write"
+            self._alone_failed(error, flux, pending, half=half)
             raise
-        if pending.unfinished(cursor):
+        if pending.unfinished(call.cursor):
             self._unfinished[id(pending)] = (flux, pending.changes())
             return
-        pending.after(statement, cursor, failed=False)
+        pending.after(statement, call.cursor, failed=False)
         if pending.in_transaction() and not statement.several:
             self._publisher.end(flux, committed=False)  # the driver began one after all
             return
@@ -136,15 +138,17 @@ class Commits:
             return
         self._end_failed(outcome, flux, pending)
 
-    def _alone_failed(self, error: BaseException, flux: Flux, pending: Pending) -> None:
-        """Void what a failed statement may have changed: executemany may have done half."""
-        lost = self._dialect.name == "postgresql" and self._outcome(error, pending) == "unknown"
-        if lost:
+    def _alone_failed(
+        self, error: BaseException, flux: Flux, pending: Pending, *, half: bool
+    ) -> None:
+        """Void what a failed statement may have changed: executemany may have done ``half``."""
+        server = self._dialect.name == "postgresql"
+        if server and self._outcome(error, pending) == "unknown":
             self._end_failed("unknown", flux, pending)
         elif pending.in_transaction():
             self._publisher.end(flux, committed=False)
         else:
-            changes = pending.changes()
+            changes = pending.changes() if half or not server else []
             self._publisher.end(flux, committed=bool(changes), changes=changes)
             pending.ended()
 

@@ -177,11 +177,12 @@ class PostgresPending:
         names: set[str] = set()
         for place, name in effect.tables:
             found = _named(schema, place, name)
-            if found:
-                names |= found
-            elif name not in self._shared.temporary or self._shared.watchful:
+            known = found - schema.names(("temporary",))
+            if not known and (name not in self._shared.temporary or self._shared.watchful):
                 return None
-        return reach(schema, names, truncates=statement.truncates)
+            names |= found
+        reached = reach(schema, names, truncates=statement.truncates)
+        return reached and reached - schema.names(("temporary",))
 
     def _read(self) -> DatabaseSchema:
         """Read the schema on this connection, which sees its own DDL; never break its work."""

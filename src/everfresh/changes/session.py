@@ -21,7 +21,7 @@ from everfresh.changes.pending import Pending
 from everfresh.changes.postgres_pending import SharedSchema
 from everfresh.changes.publisher import Publisher, SessionMark
 from everfresh.changes.statements import Statement, Statements
-from everfresh.changes.wrap import Wrapping
+from everfresh.changes.wrap import Call, Wrapping
 from everfresh.connect.description import DatabaseSchema
 from everfresh.errors import ConfigurationError
 from everfresh.kernel.ports import Listener
@@ -120,17 +120,18 @@ class SessionFeed:
 
     # -- called by the wrapped dialect, and by the pool
 
-    def execute(self, run: Callable[[], None], cursor: Any, text: str, raw: Any) -> None:
+    def execute(self, run: Callable[[], None], call: Call) -> None:
         """Run a statement that is not known to be a mere read."""
-        statement = self._statements.learn(text)
-        pending = self._connections.adopt(raw)
-        if statement.verb is not None:
-            self._control(run, statement, pending, cursor)
+        statement = self._statements.learn(call.text)
+        pending = self._connections.adopt(call.raw)
+        pending.direct = False
+        if statement.verb is not None and not statement.several:
+            self._control(run, statement, pending)
         elif not statement.idle:
-            self._write(run, statement, pending, cursor)
+            self._write(run, statement, pending, call)
         else:
             run()
-            if statement.effect.kind == "setting" and "temp_store" in text.lower():
+            if statement.effect.kind == "setting" and "temp_store" in call.text.lower():
                 pending.schema_changed()  # this PRAGMA drops all that is temporary
 
     def harmless(self, text: str) -> bool:
@@ -160,7 +161,9 @@ class SessionFeed:
 
     def prepare(self, run: Callable[[], None], raw: Any, gid: str) -> None:
         """Run the first phase of a two-phase commit."""
-        self._commits.prepare(run, self._connections.adopt(raw), gid)
+        pending = self._connections.adopt(raw)
+        pending.direct = False  # psycopg's tpc_begin() is no do_begin()
+        self._commits.prepare(run, pending, gid)
 
     def finish(self, run: Callable[[], None], raw: Any, gid: str, *, committed: bool) -> None:
         """Run the second phase of a two-phase commit."""
@@ -169,21 +172,21 @@ class SessionFeed:
     # -- statements
 
     def _write(
-        self, run: Callable[[], None], statement: Statement, pending: Pending, cursor: Any
+        self, run: Callable[[], None], statement: Statement, pending: Pending, call: Call
     ) -> None:
         self._commits.settle(pending)
         alone = pending.alone(statement)
         pending.before(statement)
         with self._noting_ddl(statement):
             if alone:
-                self._commits.alone(lambda: self._run(run, pending), statement, pending, cursor)
+                self._commits.alone(lambda: self._run(run, pending), statement, pending, call)
                 return
             failed = True
             try:
                 self._run(run, pending)
                 failed = False
             finally:
-                pending.after(statement, cursor, failed=failed)
+                pending.after(statement, call.cursor, failed=failed)
         if not pending.in_transaction():
             self._commits.late(pending)  # the driver, or a procedure, committed it after all
 
@@ -195,14 +198,10 @@ class SessionFeed:
                 raise
             run()
 
-    def _control(
-        self, run: Callable[[], None], statement: Statement, pending: Pending, cursor: Any
-    ) -> None:
+    def _control(self, run: Callable[[], None], statement: Statement, pending: Pending) -> None:
         self._commits.settle(pending)
         verb = statement.verb
-        if statement.several:
-            self._write(run, statement, pending, cursor)
-        elif verb == "commit" or (verb == "release" and self._engine.dialect.name == "sqlite"):
+        if verb == "commit" or (verb == "release" and self._engine.dialect.name == "sqlite"):
             self._commits.commit(run, pending, surely=verb == "commit")
             if verb == "release":
                 pending.savepoint(statement)

@@ -167,8 +167,11 @@ class SqlitePending:
         self._drop()
 
     def detach(self) -> None:
-        """Drop our triggers, if this thread may use the connection."""
-        if self._log.installed:
+        """Drop our triggers, if this thread may use the connection.
+
+        A driver's adapter for asyncio may not be used outside its event loop's greenlet.
+        """
+        if self._log.installed and self._driver is self.raw:
             with contextlib.suppress(Exception):  # another thread's: the log fills, bounded
                 self._drop()
 
@@ -288,7 +291,8 @@ class SqlitePending:
     def _rows(self, statement: str) -> Sequence[Sequence[Any]]:
         cursor = self.raw.cursor()
         try:
-            cursor.row_factory = None
+            if hasattr(cursor, "row_factory"):  # the adapter of an async driver has none
+                cursor.row_factory = None
             cursor.execute(statement)
             return [
                 tuple(v.decode() if isinstance(v, bytes) else v for v in row)

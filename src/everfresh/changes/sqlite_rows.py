@@ -57,6 +57,7 @@ class RowLog:
             return
         if self._encoding is None:
             self._encoding = str(self._query("PRAGMA encoding")[0][0]).lower()
+            self.drop()  # what a feed that was closed on another thread had to leave
             self._raw.create_function(_FUNCTION, -1, self._logger())
         for name in missing:
             number = len(self._tables)

@@ -8,13 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sqlalchemy.engine import Dialect
 
 from everfresh.errors import ConfigurationError
 
-__all__ = ["Watcher", "Wrapping"]
+__all__ = ["Call", "Watcher", "Wrapping"]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Hold one call of a cursor: ``many`` is set for executemany."""
+
+    cursor: Any
+    text: str
+    raw: Any
+    many: bool
 
 
 class Watcher(Protocol):
@@ -23,7 +34,7 @@ class Watcher(Protocol):
     def harmless(self, text: str) -> bool:
         """Whether a text is known to change nothing."""
 
-    def execute(self, run: Callable[[], None], cursor: Any, text: str, raw: Any) -> None:
+    def execute(self, run: Callable[[], None], call: Call) -> None:
         """Run a statement."""
 
     def began(self, raw: Any) -> None:
@@ -58,7 +69,7 @@ class Wrapping:
         self._mine: dict[str, Any] = {}
         dialect.__dict__["_everfresh"] = self
         for name in ("do_execute", "do_executemany", "do_execute_no_params"):
-            self._put(name, self._executing(getattr(dialect, name)))
+            self._put(name, self._executing(getattr(dialect, name), name == "do_executemany"))
         self._put("do_begin", self._beginning(dialect.do_begin))
         for name in ("commit", "rollback"):
             self._put(f"do_{name}", self._ending(getattr(dialect, f"do_{name}"), name))
@@ -92,7 +103,7 @@ class Wrapping:
         finally:
             self._inside.reset(token)
 
-    def _executing(self, original: Any) -> Any:
+    def _executing(self, original: Any, many: bool) -> Any:
         inside = self._inside
 
         def do_execute(cursor: Any, statement: str, *rest: Any, **named: Any) -> None:
@@ -101,11 +112,9 @@ class Wrapping:
                 original(cursor, statement, *rest, **named)
                 return
             context = named.get("context") or (rest[-1] if rest else None)
-            raw = _raw_of(cursor, context)
+            call = Call(cursor, statement, _raw_of(cursor, context), many)
             self._guarded(
-                lambda: watcher.execute(
-                    lambda: original(cursor, statement, *rest, **named), cursor, statement, raw
-                )
+                lambda: watcher.execute(lambda: original(cursor, statement, *rest, **named), call)
             )
 
         return do_execute
