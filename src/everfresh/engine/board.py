@@ -29,7 +29,7 @@ _HISTORY = 10_000  # entries that went and are remembered: a few hundred bytes e
 _SHORTCUTS = 8  # ways of asking for one entry that are kept as shortcuts
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True, eq=False)
 class Request:
     """Say what is asked and how long its answer may be kept.
 

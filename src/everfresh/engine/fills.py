@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from everfresh.engine.board import Board, Request
-from everfresh.engine.lineage import Collector, collecting, current
+from everfresh.engine.lineage import Collector, current, enter, leave
 from everfresh.engine.receipts import Receipt, Status
 from everfresh.errors import RecursiveFillError
 from everfresh.kernel.entry import DROPPED, Entry
@@ -43,13 +42,37 @@ class Answer:
         return self.entry.value
 
 
-@dataclass(slots=True)
-class _Outcome:
-    """Hold what a computation gave: a value or an error, and its cost in seconds."""
+class _Computation:
+    """Run one computation in a `with` block: keep what it raises, or give up the fill.
 
-    value: object = None
-    error: bool = False
-    cost: float = 0.0
+    A class, not a generator under `contextmanager`: every miss goes through it.
+    """
+
+    __slots__ = ("_board", "_collector", "_started", "_token", "cost", "error", "value")
+
+    def __init__(self, board: Board, collector: Collector) -> None:
+        self.value: object = None
+        self.error = False
+        self.cost = 0.0
+        self._board = board
+        self._collector = collector
+
+    def __enter__(self) -> Self:
+        self._token = enter(self._collector)
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        self.cost = time.perf_counter() - self._started
+        leave(self._token)
+        if isinstance(error, Exception):
+            self.value, self.error = error, True
+        elif error is not None:
+            # cancelled or interrupted: one of those who wait takes over
+            self._board.abandon(self._collector.fill)
+            self._collector.lease.release()
+            return False
+        return True
 
 
 class Fills:
@@ -66,9 +89,9 @@ class Fills:
             if isinstance(claim, Entry):
                 return self.hit(claim)
             if isinstance(claim, Fill):
-                with self._computing(claim) as outcome:
-                    outcome.value = compute()
-                return self._settle(request, claim, outcome)
+                with self._computing(claim) as done:
+                    done.value = compute()
+                return self._settle(request, claim, done)
             try:
                 entry = claim.future.result()
             finally:
@@ -86,9 +109,9 @@ class Fills:
             if isinstance(claim, Entry):
                 return self.hit(claim)
             if isinstance(claim, Fill):
-                with self._computing(claim) as outcome:
-                    outcome.value = await compute()
-                return self._settle(request, claim, outcome)
+                with self._computing(claim) as done:
+                    done.value = await compute()
+                return self._settle(request, claim, done)
             try:
                 # shield: a waiter that is cancelled must not cancel what the others wait for
                 entry = await asyncio.shield(asyncio.wrap_future(claim.future))
@@ -102,8 +125,8 @@ class Fills:
         self.board.check_open()
         started = time.perf_counter()
         value = compute()
-        outcome = _Outcome(value, cost=time.perf_counter() - started)
-        return self._bypassed(self._entry(request, None, outcome), reason)
+        cost = time.perf_counter() - started
+        return self._bypassed(self._entry(request, None, value, cost), reason)
 
     def hit(self, entry: Entry) -> Answer:
         """Count a hit and let the computation around it, if any, depend on the entry."""
@@ -133,28 +156,14 @@ class Fills:
             )
         return frozenset(c.lease for c in chain)
 
-    @contextmanager
-    def _computing(self, fill: Fill) -> Iterator[_Outcome]:
-        """Run the computation inside the block; keep what it raises, or give up the fill."""
+    def _computing(self, fill: Fill) -> _Computation:
         lease = cast("LocalLease", fill.lease)
-        outcome = _Outcome()
-        started = time.perf_counter()
-        try:
-            with collecting(Collector(self, fill, lease, self.board.observe)):
-                yield outcome
-        except Exception as error:
-            outcome.value, outcome.error = error, True
-        except BaseException:
-            # cancelled or interrupted: one of those who wait takes over
-            self.board.abandon(fill)
-            lease.release()
-            raise
-        outcome.cost = time.perf_counter() - started
+        return _Computation(self.board, Collector(self, fill, lease, self.board.observe))
 
-    def _settle(self, request: Request, fill: Fill, outcome: _Outcome) -> Answer:
+    def _settle(self, request: Request, fill: Fill, done: _Computation) -> Answer:
         lease = cast("LocalLease", fill.lease)
         try:
-            entry = self._entry(request, fill, outcome)
+            entry = self._entry(request, fill, done.value, done.cost, error=done.error)
             refused = self.board.publish(fill, entry, request)
         except BaseException:
             self.board.abandon(fill)
@@ -174,9 +183,17 @@ class Fills:
         self._observed(entry)
         return Answer(entry, "fill", reason)
 
-    def _entry(self, request: Request, fill: Fill | None, outcome: _Outcome) -> Entry:
+    def _entry(
+        self,
+        request: Request,
+        fill: Fill | None,
+        value: object,
+        cost: float,
+        *,
+        error: bool = False,
+    ) -> Entry:
         now = self.board.clock()
-        keep = request.keep_errors if outcome.error else request.ttl
+        keep = request.keep_errors if error else request.ttl
         parents = () if fill is None else fill.parents
         # an answer made of others lives no longer than they do
         limits = [parent.deadline for parent in parents if parent.deadline is not None]
@@ -184,17 +201,17 @@ class Fills:
             limits.append(now + keep)
         entry = Entry(
             key=request.key,
-            value=outcome.value,
+            value=value,
             kind=request.kind,
             label=request.label,
             sources=request.sources if fill is None else tuple(fill.sources),
             mark=None if fill is None else fill.mark,
             filled_at=now,
-            cost=outcome.cost,
-            bytes=size_of(outcome.value),
+            cost=cost,
+            bytes=size_of(value),
             deadline=min(limits, default=None),
             parents=tuple(parent.key for parent in parents),
-            error=outcome.error,
+            error=error,
             request=request,
         )
         if request.seal is not None:

@@ -7,7 +7,6 @@ inside it is observed there, so that it depends on what its parts depend on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 
 from everfresh.engine.receipts import Receipt
@@ -15,7 +14,7 @@ from everfresh.kernel.entry import Entry
 from everfresh.kernel.ledger import Fill
 from everfresh.leases.local import LocalLease
 
-__all__ = ["Collector", "collecting", "current", "observe"]
+__all__ = ["Collector", "current", "enter", "leave", "observe"]
 
 
 class Collector:
@@ -61,16 +60,8 @@ class Collector:
 
 _current: ContextVar[Collector | None] = ContextVar("everfresh_collector", default=None)
 current = _current.get
-
-
-@contextmanager
-def collecting(collector: Collector) -> Iterator[None]:
-    """Observe in this collector what is read inside the block."""
-    token = _current.set(collector)
-    try:
-        yield
-    finally:
-        _current.reset(token)
+enter = _current.set
+leave = _current.reset
 
 
 def observe(receipt: Receipt) -> None:
