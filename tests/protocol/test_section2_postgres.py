@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psycopg
+import psycopg.sql
 import pytest
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
@@ -169,17 +171,86 @@ def test_ddl_voids_everything(engine: Engine, recorder: Recorder) -> None:
     assert recorder.tables == {"public.fresh"}
 
 
-def test_raw_connections_are_noticed_at_check_in(engine: Engine, recorder: Recorder) -> None:
-    """A commit by the driver itself is seen when the connection returns to the pool."""
-    raw = engine.raw_connection()
-    raw.cursor().execute("INSERT INTO t VALUES (1, 'a')")
-    raw.commit()
-    raw.close()
-    assert recorder.tables == {None}
+@pytest.mark.parametrize("driver", ["psycopg", "another"])
+def test_raw_connections_are_noticed(
+    engine: Engine, driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit by the driver itself is seen, at the latest at check-in; psycopg's at once."""
+    if driver == "another":
+        monkeypatch.setattr("everfresh.changes.wrap.watch", lambda raw, watcher: None)
+    engine.dispose()
+    with watched(engine) as (recorder, _):
+        raw = engine.raw_connection()
+        raw.cursor().execute("INSERT INTO t VALUES (1, 'a')")
+        raw.commit()
+        assert recorder.tables == ({"public.t"} if driver == "psycopg" else set())
+        raw.close()
+        assert recorder.tables == ({"public.t"} if driver == "psycopg" else {None})
+        recorder.clear()
+        with engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+        assert recorder.ends == []
+
+
+def load(connection: Any, rows: int = 2) -> None:
+    """COPY through the driver's own cursor."""
+    with connection.connection.cursor().copy("COPY t (id) FROM STDIN") as copy:
+        for number in range(rows):
+            copy.write_row((number,))
+
+
+def test_copy_through_the_drivers_cursor(engine: Engine, recorder: Recorder) -> None:
+    """The driver's own cursors are watched too: COPY is seen at its commit."""
+    with engine.begin() as connection:
+        connection.execute(text("SELECT 1"))
+        load(connection)
+        assert recorder.ends == []
+    assert recorder.tables == {"public.t"}
     recorder.clear()
     with engine.connect() as connection:
+        load(connection, 0)
+        connection.rollback()
+    assert recorder.tables == set()
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("DELETE FROM t"))
+        recorder.clear()
+        load(connection)
+        assert recorder.tables == {"public.t"}
+        recorder.clear()
+        with pytest.raises(psycopg.Error):
+            load(connection)
+        assert recorder.ends == [False]
+        with connection.connection.cursor().copy("COPY t TO STDOUT") as copy:
+            assert len(list(copy)) == 2
+        assert recorder.ends == [False]
+
+
+def test_statements_through_the_drivers_cursor(engine: Engine, recorder: Recorder) -> None:
+    with engine.connect() as connection:
+        driver: Any = connection.connection.dbapi_connection
+        driver.execute(
+            psycopg.sql.SQL("INSERT INTO {} VALUES (1)").format(psycopg.sql.Identifier("u"))
+        )
+        driver.cursor().executemany(b"INSERT INTO t VALUES (%s)", [(1,), (2,)])
+        driver.commit()
+        assert recorder.tables == {"public.t", "public.u"}
+        recorder.clear()
+        driver.execute("DELETE FROM u")
+        driver.rollback()
+        connection.commit()
+        assert recorder.tables == set()
+        with driver.transaction():  # commits in a way of its own
+            driver.execute("DELETE FROM u")
+    assert recorder.tables == {"public.u"}
+
+
+def test_close_gives_the_driver_its_own_cursors_back(engine: Engine) -> None:
+    with watched(engine), engine.connect() as connection:
         connection.execute(text("SELECT 1"))
-    assert recorder.ends == []
+    with engine.connect() as connection:
+        driver: Any = connection.connection.dbapi_connection
+        assert driver.cursor_factory is psycopg.Cursor
+        assert not {"commit", "rollback"} & vars(driver).keys()
 
 
 def test_a_transaction_older_than_the_feed(engine: Engine) -> None:

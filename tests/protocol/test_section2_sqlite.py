@@ -271,6 +271,22 @@ def test_raw_connections_are_noticed_at_check_in(engine: Engine, recorder: Recor
     assert recorder.tables == {None}
 
 
+def test_a_commit_by_the_driver_of_what_was_watched(engine: Engine, recorder: Recorder) -> None:
+    """Writes whose transaction ended without us are not taken for rolled back."""
+    with engine.connect() as connection:
+        connection.execute(insert(Item).values(id=1, v="a"))
+        connection.connection.commit()
+    assert recorder.rows == [a_row(1)]
+    recorder.clear()
+    with engine.connect() as connection:
+        connection.execute(insert(Item).values(id=2, v="a"))
+        connection.connection.commit()
+        connection.execute(insert(Item).values(id=3, v="a"))
+        assert recorder.rows == [a_row(2)]
+        connection.rollback()
+    assert recorder.rows == [a_row(2)]
+
+
 def test_a_raw_read_says_nothing(engine: Engine, recorder: Recorder) -> None:
     raw = engine.raw_connection()
     raw.cursor().execute("SELECT * FROM t").fetchall()

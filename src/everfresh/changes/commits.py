@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from sqlalchemy.engine import Engine
@@ -53,33 +54,37 @@ class Commits:
         if surely or committed:
             pending.ended()
 
-    def alone(
-        self, run: Callable[[], None], statement: Statement, pending: Pending, call: Call
-    ) -> None:
-        """Run a statement that commits by itself."""
+    @contextmanager
+    def alone(self, statement: Statement, pending: Pending, call: Call) -> Iterator[None]:
+        """Bracket a statement that commits by itself."""
         changes = pending.potential(statement)
-        if not changes:
-            run()
-            pending.after(statement, call.cursor, failed=False)
-            pending.ended()
-            return
-        flux = self._publisher.begin(changes)
+        flux = self._publisher.begin(changes) if changes else None
         try:
-            run()
+            yield
         except BaseException as error:
             pending.after(statement, call.cursor, failed=True)
             half = call.many or statement.several or statement.effect.kind != "write"
-            self._alone_failed(error, flux, pending, half=half)
+            if flux is not None:
+                self._alone_failed(error, flux, pending, half=half)
             raise
-        if pending.unfinished(call.cursor):
+        if flux is not None and pending.unfinished(call.cursor):
             self._unfinished[id(pending)] = (flux, pending.changes())
             return
         pending.after(statement, call.cursor, failed=False)
-        if pending.in_transaction() and not statement.several:
+        if flux is not None and pending.in_transaction() and not statement.several:
             self._publisher.end(flux, committed=False)  # the driver began one after all
             return
-        self._publisher.end(flux, committed=True, changes=pending.changes())
+        if flux is not None:
+            self._publisher.end(flux, committed=True, changes=pending.changes())
         pending.ended()
+
+    def overtaken(self, pending: Pending) -> None:
+        """Report writes whose transaction is over although we saw no end of it.
+
+        Somebody called the driver's own commit, or its rollback: that cannot be told apart.
+        """
+        if id(pending) not in self._unfinished and not pending.in_transaction():
+            self.late(pending)
 
     def late(self, pending: Pending) -> None:
         """Report what was committed where no commit was expected."""

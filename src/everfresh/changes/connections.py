@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy.engine import Engine
 
 from everfresh.changes.pending import Pending
 from everfresh.changes.postgres_pending import PostgresPending, SharedSchema
+from everfresh.changes.psycopg_raw import unwatch
 from everfresh.changes.sqlite_pending import SqlitePending
 
 __all__ = ["Connections"]
@@ -21,6 +23,7 @@ class Connections:
         self._shared = shared
         self._row_limit = row_limit
         self._by_id: dict[int, Pending] = {}
+        self.watch: Callable[[Any], None] = lambda raw: None
 
     def get(self, raw: object) -> Pending | None:
         """Return what is known of this connection, None if it is a stranger."""
@@ -39,6 +42,7 @@ class Connections:
             if not known and (suspicious or pending.in_transaction()):
                 pending.suspect()
             self._by_id[id(raw)] = pending
+            self.watch(raw)
         return pending
 
     def writing(self) -> bool:
@@ -53,6 +57,7 @@ class Connections:
         """Take our triggers off the connections where that can be done now."""
         for pending in list(self._by_id.values()):
             pending.detach()
+            unwatch(pending.raw)
         self._by_id.clear()
 
     def _make(self, raw: Any) -> Pending:

@@ -8,7 +8,7 @@ the driver: `wrap` puts the functions in place, this module says what happens ar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from sqlalchemy import event
@@ -60,6 +60,7 @@ class SessionFeed:
         self._connections = Connections(engine, self._shared, row_limit)
         self._commits = Commits(engine, self._publisher)
         self._wrapping = Wrapping(engine.dialect, self)
+        self._connections.watch = self._wrapping.watch_driver
         self._listen(event.listen)
         self._closed = False
 
@@ -152,8 +153,10 @@ class SessionFeed:
 
     def rollback(self, run: Callable[[], None], raw: Any) -> None:
         """Run the driver's rollback; the pool calls it at check-in too."""
-        run()
         pending = self._connections.get(raw)
+        if pending is not None:
+            self._commits.overtaken(pending)
+        run()
         if pending is not None:
             self._commits.settle(pending, final=True)
             self._commits.report_foreign(pending)
@@ -169,21 +172,37 @@ class SessionFeed:
         """Run the second phase of a two-phase commit."""
         self._commits.finish(run, self._connections.adopt(raw), gid, committed=committed)
 
+    def copying(self, call: Call) -> AbstractContextManager[None]:
+        """Return a context to run psycopg's COPY in."""
+        statement = self._statements.learn(call.text)
+        if statement.idle:
+            return nullcontext()
+        pending = self._connections.adopt(call.raw)
+        pending.direct = False
+        return self._writing(statement, pending, call)
+
     # -- statements
 
     def _write(
         self, run: Callable[[], None], statement: Statement, pending: Pending, call: Call
     ) -> None:
+        with self._writing(statement, pending, call):
+            self._run(run, pending)
+
+    @contextmanager
+    def _writing(self, statement: Statement, pending: Pending, call: Call) -> Iterator[None]:
         self._commits.settle(pending)
+        self._commits.overtaken(pending)
         alone = pending.alone(statement)
         pending.before(statement)
         with self._noting_ddl(statement):
             if alone:
-                self._commits.alone(lambda: self._run(run, pending), statement, pending, call)
+                with self._commits.alone(statement, pending, call):
+                    yield
                 return
             failed = True
             try:
-                self._run(run, pending)
+                yield
                 failed = False
             finally:
                 pending.after(statement, call.cursor, failed=failed)
@@ -254,6 +273,7 @@ class SessionFeed:
         pending = self._connections.get(raw)
         if pending is not None:
             self._commits.settle(pending, final=True)
+            self._commits.overtaken(pending)
             self._commits.report_foreign(pending)
 
     def _on_close(self, raw: Any, record: object) -> None:

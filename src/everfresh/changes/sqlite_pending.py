@@ -97,6 +97,9 @@ class SqlitePending:
 
     def after(self, statement: Statement, cursor: Any, *, failed: bool) -> None:
         """Note what a statement did that could not be told before."""
+        if failed and not self._driver.in_transaction and not self.finished():
+            self._unplanned.clear()
+            self._coarse.clear()  # it failed before it wrote anything, or began a transaction
         self._locked = self._driver.in_transaction and (
             self._locked or self._driver.total_changes != self._before
         )

@@ -7,12 +7,14 @@ They are attributes of the one dialect object that an engine, and all engines ma
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sqlalchemy.engine import Dialect
 
+from everfresh.changes.psycopg_raw import watch
 from everfresh.errors import ConfigurationError
 
 __all__ = ["Call", "Watcher", "Wrapping"]
@@ -36,6 +38,9 @@ class Watcher(Protocol):
 
     def execute(self, run: Callable[[], None], call: Call) -> None:
         """Run a statement."""
+
+    def copying(self, call: Call) -> AbstractContextManager[None]:
+        """Return a context to run psycopg's COPY in."""
 
     def began(self, raw: Any) -> None:
         """Note that a SQLAlchemy Connection begins to use a DBAPI connection."""
@@ -77,6 +82,36 @@ class Wrapping:
         for name, committed in (("commit", True), ("rollback", False)):
             function = getattr(dialect, f"do_{name}_twophase")
             self._put(f"do_{name}_twophase", self._finishing(function, committed))
+
+    def watch_driver(self, raw: Any) -> None:
+        """Watch what is done with a psycopg connection directly."""
+        watch(raw, self)
+
+    def passes(self, text: str) -> bool:
+        """Whether the driver is to run this text without further ado."""
+        watcher = self._watcher
+        return watcher is None or watcher.harmless(text) or self._inside.get()
+
+    def driver_execute(
+        self, run: Callable[[], None], cursor: Any, text: str, raw: Any, *, many: bool
+    ) -> None:
+        """Run a statement somebody gave to the driver."""
+        if (watcher := self._watcher) is not None:
+            self._guarded(lambda: watcher.execute(run, Call(cursor, text, raw, many)))
+
+    def driver_copy(self, cursor: Any, text: str, raw: Any) -> AbstractContextManager[None]:
+        """Return a context for a COPY somebody gave to the driver."""
+        watcher = self._watcher
+        return nullcontext() if watcher is None else watcher.copying(Call(cursor, text, raw, False))
+
+    def driver_end(self, run: Callable[[], None], raw: Any, how: str) -> None:
+        """Run the driver's commit or rollback that somebody called."""
+        watcher = self._watcher
+        if watcher is None or self._inside.get():
+            run()
+        else:
+            end = watcher.commit if how == "commit" else watcher.rollback
+            self._guarded(lambda: end(run, raw))
 
     def undo(self) -> None:
         """Give the dialect its functions back; where others wrapped ours, ours stay and sleep."""
