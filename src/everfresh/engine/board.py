@@ -33,7 +33,8 @@ _SHORTCUTS = 8  # ways of asking for one entry that are kept as shortcuts
 class Request:
     """Say what is asked and how long its answer may be kept.
 
-    ``ttl`` and ``keep_errors`` are in seconds; ``probe`` is what the hit path looks up in
+    ``ttl`` and ``keep_errors`` (seconds) are fixed when an answer is kept; ``max_age`` (seconds)
+    is how old a kept one may be for whoever asks now. ``probe`` is what the hit path looks up in
     ``shortcuts``; ``detail`` is what a surface needs to ask again; ``current`` tells whether
     ``sources`` still hold; ``seal`` prepares an entry's value for being shared by hits.
     """
@@ -44,11 +45,17 @@ class Request:
     sources: tuple[Source, ...] = ()
     ttl: float | None = None
     keep_errors: float | None = None
+    max_age: float | None = None
     shortcuts: dict[object, Entry] | None = None
     probe: object = None
     detail: object = None
     current: Callable[[], bool] | None = None
     seal: Callable[[Entry], None] | None = None
+
+    def takes(self, entry: Entry, now: float) -> bool:
+        """Whether whoever asks at ``now`` may be given this entry."""
+        young = self.max_age is None or now - entry.filled_at < self.max_age
+        return young and entry.usable(now)
 
 
 class Board:
@@ -75,7 +82,7 @@ class Board:
         with self._lock:
             self.check_open()
             entry = self.store.get(request.key)
-            if entry is not None and entry.usable(self.clock()):
+            if entry is not None and request.takes(entry, self.clock()):
                 self._add_shortcut(entry, request)
                 return entry
             running = self._ledger.running.get(request.key)
@@ -203,6 +210,18 @@ class Board:
                     self._retire(entry, reason, None)
                     count += 1
         return count
+
+    def drop(self, entries: Iterable[Entry], reason: str) -> int:
+        """Let go of those of these entries that are still kept; return how many.
+
+        Unlike `invalidate` it leaves alone what is being computed under their keys.
+        """
+        with self._lock:
+            kept = [entry for entry in entries if self.store.get(entry.key) is entry]
+            for entry in kept:
+                self.store.discard(entry.key)
+                self._retire(entry, reason, None)
+        return len(kept)
 
     def apply(self, changes: Sequence[Change]) -> int:
         """Take changes for committed; return how many entries they touched."""
