@@ -116,12 +116,14 @@ CHANGES = (
     ),
     Change(
         "one airline's name: JetBlue",
-        "UPDATE airlines SET name = :name WHERE carrier = 'B6'",
+        """
+        UPDATE airlines SET name = CASE name WHEN :name THEN 'JetBlue Airways' ELSE :name END
+        WHERE carrier = 'B6'""",
         {"name": "JetBlue"},
     ),
     Change(
-        "one plane: N14228 gets other seats",
-        "UPDATE planes SET seats = :seats WHERE tailnum = 'N14228'",
-        {"seats": 166},
+        "one plane: N14228 gets two more seats",
+        "UPDATE planes SET seats = seats + :more WHERE tailnum = 'N14228'",
+        {"more": 2},
     ),
 )

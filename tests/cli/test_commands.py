@@ -1,0 +1,151 @@
+"""The command line as a user meets it: a process, its output, its exit code."""
+
+import json
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+COUNT = "SELECT count(*) AS n FROM flights WHERE month = :m"
+
+
+def everfresh(*arguments, stdin=""):
+    return subprocess.run(
+        [sys.executable, "-c", "from everfresh.cli import main; main()", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def url(tmp_path):
+    connection = sqlite3.connect(tmp_path / "flights.db")
+    connection.execute("CREATE TABLE flights (id INTEGER PRIMARY KEY, month INTEGER)")
+    connection.executemany(
+        "INSERT INTO flights (month) VALUES (?)", [(n % 12 + 1,) for n in range(24)]
+    )
+    connection.commit()
+    connection.close()
+    return f"sqlite:///{tmp_path}/flights.db"
+
+
+def test_sql_prints_rows_and_receipt(url):
+    done = everfresh("sql", url, COUNT, "-p", "m=6")
+    assert done.returncode == 0
+    assert "fill: asked for the first time" in done.stdout
+    data = json.loads(everfresh("sql", url, COUNT, "-p", "m=6", "--json").stdout)
+    assert data["rows"] == [{"n": 2}]
+    assert data["receipt"]["sources"] == ["flights WHERE month = 6"]
+
+
+def test_parameters_are_json_or_text(url):
+    statement = "SELECT typeof(:x) AS kind"
+    for text, kind in (
+        ("1", "integer"),
+        ("1.5", "real"),
+        ("UA", "text"),
+        ('"1"', "text"),
+        ("null", "null"),
+    ):
+        data = json.loads(everfresh("sql", url, statement, "-p", f"x={text}", "--json").stdout)
+        assert data["rows"][0]["kind"] == kind
+
+
+def test_why_explains(url):
+    done = everfresh("why", url, COUNT, "-p", "m=6")
+    assert "sources: flights WHERE month = 6" in done.stdout
+    data = json.loads(everfresh("why", url, "SELECT random() FROM flights", "--json").stdout)
+    assert data["status"] == "bypass"
+
+
+def test_stats_and_audit_run_a_workload(url, tmp_path):
+    file = tmp_path / "work.sql"
+    file.write_text(
+        "-- the dashboard; with a semicolon in a comment\n"
+        '-- params: {"m": 6}\n'
+        f"{COUNT};\nSELECT 'a;b' AS text;\n-- the end\n"
+    )
+    figures = json.loads(everfresh("stats", url, "-w", str(file), "--rounds", "3", "--json").stdout)
+    assert (figures["fills"], figures["hits"], figures["entries"]) == (2, 4, 2)
+    done = everfresh("audit", url, stdin=file.read_text())
+    assert done.stdout.strip().splitlines()[-1] == "audit: 2 checked, 0 stale"
+    assert "hits" in everfresh("stats", url, "-w", str(file)).stdout
+
+
+def test_doctor_says_what_to_mend(url, tmp_path):
+    done = everfresh("doctor", url)
+    assert done.returncode == 0
+    assert "row by row" in done.stdout
+    findings = json.loads(everfresh("doctor", f"sqlite:///{tmp_path}/none.db", "--json").stdout)
+    assert findings[-1]["state"] == "mend"
+    assert "check the path" in findings[-1]["meaning"]
+    assert everfresh("doctor", "mysql://host/db").returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("sql", "sqlite:///nowhere.db", "SELECT 1"), "there is no SQLite file"),
+        (("sql", "mysql://u:hunter2@h/d", "SELECT 1"), "cannot follow changes of 'mysql'"),
+        (("sql", "URL", "SELECT FROM"), "syntax error"),
+        (("sql", "URL", "DELETE FROM flights"), "only reads"),
+        (("sql", "URL", COUNT), "no value was given for m"),
+        (("sql", "URL", COUNT, "-p", "m"), "name=value"),
+        (("audit", "URL", "-w", "nowhere.sql"), "workload cannot be read"),
+        (("stats", "URL"), "no statement"),
+    ],
+)
+def test_errors_are_one_line_and_exit_1(url, arguments, message):
+    done = everfresh(*(url if a == "URL" else a for a in arguments))
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "hunter2" not in done.stderr
+
+
+def test_unknown_commands_exit_2(url):
+    assert everfresh("nonsense").returncode == 2
+    assert everfresh("--help").returncode == 0
+
+
+def test_the_demo_shows_the_main_job(tmp_path):
+    """The real data, the whole run: what was refilled, what was kept, no stale answer."""
+    file = tmp_path / "flights.db"
+    done = everfresh("demo", "--database", str(file))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == "audit: 12 checked, 0 stale"
+    data = json.loads(everfresh("demo", "--database", str(file), "--json").stdout)
+    assert data["audit"] == {
+        "checked": 12,
+        "stale": 0,
+        "changed": 0,
+        "skipped": 0,
+        "stale_keys": [],
+    }
+    again = {q["title"]: q["after"] for q in data["questions"]}
+    assert again["Delay by carrier, June"] == ["asked again", "kept", "kept"]
+    assert again["Delay by carrier, May"] == ["kept", "kept", "kept"]
+    assert again["The life of plane N14228"] == ["kept", "kept", "asked again"]
+    assert again["The life of plane N24211"] == ["kept", "kept", "kept"]
+    assert data["why"]["last_outdated_by"] == "an UPDATE of main.airlines, row ('B6',)"
+    assert len(data["questions"]) == 12
+    rows = sqlite3.connect(file).execute("SELECT count(*) FROM flights").fetchone()
+    assert rows == (336_776,)
+
+
+def test_an_interrupted_load_leaves_no_half_file(tmp_path, monkeypatch):
+    from rich.console import Console
+
+    from everfresh.cli.demo import show
+
+    def interrupted(file, progress):
+        file.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(show, "load_flights", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        show.run_demo(Console(quiet=True), tmp_path / "flights.db")
+    assert not (tmp_path / "flights.db").exists()
