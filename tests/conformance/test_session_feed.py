@@ -184,7 +184,8 @@ def test_an_async_engine(request: pytest.FixtureRequest, driver: str) -> None:
         with watched(engine) as (second, _):  # type: ignore[arg-type]
             async with engine.begin() as connection:
                 await connection.execute(text("INSERT INTO t VALUES (5, 'a')"))
-            assert len(second.committed) == 1  # the first feed's triggers are gone
+            if "sqlite" in driver:  # the first feed's triggers are gone
+                assert second.rows == [("main.t", None, (5, "a"))]
         await engine.dispose()
         return recorder
 

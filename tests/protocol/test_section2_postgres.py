@@ -129,10 +129,42 @@ def test_a_commit_of_an_aborted_transaction_commits_nothing(
 
 
 def test_several_statements_in_one_text(engine: Engine, recorder: Recorder) -> None:
+    flux: list[set[str | None]] = []
+    recorder.on_begin = lambda: flux.append(recorder.in_flux)
     with engine.connect() as connection:
         connection.exec_driver_sql("INSERT INTO t VALUES (1, 'a'); COMMIT; SELECT 1")
         assert recorder.tables == {None}
         assert recorder.flux == {}
+        recorder.clear()
+        connection.exec_driver_sql(
+            "INSERT INTO t VALUES (2, 'a'); COMMIT; BEGIN; INSERT INTO u VALUES (1)"
+        )
+        assert recorder.tables == {None}
+        recorder.clear()
+        connection.commit()
+        assert recorder.tables == {None}
+    assert len(flux) == 3
+
+
+def test_a_pool_that_commits_on_return(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flux is raised before the pool's own commit of a raw connection."""
+    monkeypatch.setattr("everfresh.changes.wrap.watch", lambda raw, watcher: None)
+    seen: list[int | None] = []
+    pool = create_engine(engine.url, pool_reset_on_return="commit")
+
+    def look() -> None:
+        with engine.connect() as connection:
+            seen.append(connection.scalar(text("SELECT count(*) FROM t")))
+
+    with watched(pool) as (recorder, _):
+        recorder.on_begin = look
+        raw = pool.raw_connection()
+        raw.cursor().execute("INSERT INTO t VALUES (1, 'a')")
+        raw.close()
+        assert seen == [0]
+        assert recorder.tables == {None}
+        assert recorder.ends == [True]
+    pool.dispose()
 
 
 def test_procedures_that_commit(engine: Engine, recorder: Recorder) -> None:

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.pool import NullPool
 
+from everfresh.changes.postgres_pending import SharedSchema
 from everfresh.connect.describe import describe
 from protocol.recorder import watched
 
@@ -185,6 +186,33 @@ def test_the_closure_is_read_again_after_ddl(engine: Engine, make: Make) -> None
         recorder.clear()
         make("DELETE FROM t")
         assert recorder.tables == {"public.t", "public.c"}
+
+
+def test_the_closure_others_read_before_ddl_is_committed(engine: Engine, make: Make) -> None:
+    """DDL is seen when it runs, and by others when it is committed: the closure is read again."""
+    make("CREATE TABLE t (id int PRIMARY KEY)", "CREATE TABLE c (id int)", "CREATE TABLE x (a int)")
+    with watched(engine) as (recorder, _):
+        with engine.begin() as connection:
+            connection.exec_driver_sql(
+                "ALTER TABLE c ADD FOREIGN KEY (id) REFERENCES t ON DELETE CASCADE"
+            )
+            make("INSERT INTO x VALUES (1)")  # reads the closure without the new key
+        recorder.clear()
+        make("DELETE FROM t")
+    assert recorder.tables == {"public.t", "public.c"}
+
+
+def test_ddl_while_the_closure_is_read() -> None:
+    """What was read while DDL came in is used once, and not kept."""
+    shared = SharedSchema(lambda: None)
+
+    def query(statement: str) -> list[Any]:
+        shared.forget()
+        return []
+
+    assert shared.read(query).tables == {}
+    assert shared.known is None
+    assert shared.read(lambda statement: []) is shared.known
 
 
 def test_reading_the_closure_never_breaks_the_users_work(

@@ -178,6 +178,19 @@ def test_many_rows_are_a_whole_table(engine: Engine, make: Write) -> None:
         assert recorder.rows == [("main.t", None, None), ("main.t", None, (1,))]
 
 
+def test_the_log_is_bounded(engine: Engine, make: Write, write: Write) -> None:
+    make("CREATE TABLE t (a)")
+    with watched(engine, row_limit=10) as (recorder, feed):
+        with engine.begin() as connection:
+            connection.exec_driver_sql(
+                "INSERT INTO t WITH RECURSIVE n(i) AS "
+                "(SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) SELECT i FROM n"
+            )
+            pending: Any = feed._connections.get(connection.connection.dbapi_connection)
+            assert len(pending._log.rows) <= 40
+        assert recorder.rows == [("main.t", None, None)]
+
+
 def test_truncating_delete(engine: Engine, make: Write, write: Write) -> None:
     make("CREATE TABLE t (a)", "INSERT INTO t VALUES (1), (2)")
     with watched(engine) as (recorder, _):

@@ -42,14 +42,13 @@ class Commits:
             if surely or not pending.in_transaction():
                 pending.ended()
             return
-        aborted = pending.aborted()
         flux = self._publisher.begin(changes)
         try:
             run()
         except BaseException as error:
             self._failed(error, flux, pending)
             raise
-        committed = not aborted and (surely or not pending.in_transaction())
+        committed = surely or not pending.in_transaction()
         self._publisher.end(flux, committed=committed, changes=changes)
         if surely or committed:
             pending.ended()
@@ -77,6 +76,8 @@ class Commits:
         if flux is not None:
             self._publisher.end(flux, committed=True, changes=pending.changes())
         pending.ended()
+        if statement.several and pending.in_transaction():
+            pending.suspect()  # what stands behind a COMMIT in the text is open
 
     def overtaken(self, pending: Pending) -> None:
         """Report writes whose transaction is over although we saw no end of it.

@@ -20,9 +20,6 @@ class Pending(Protocol):
     def in_transaction(self) -> bool:
         """Whether the driver has a transaction open."""
 
-    def aborted(self) -> bool:
-        """Whether the open transaction can only be rolled back."""
-
     def alone(self, statement: Statement) -> bool:
         """Whether this statement, run now, would be committed by itself."""
 

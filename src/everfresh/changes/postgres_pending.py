@@ -74,10 +74,6 @@ class PostgresPending:
         """Whether the driver has a transaction open."""
         return _status(self.raw) != _IDLE
 
-    def aborted(self) -> bool:
-        """Whether the open transaction can only be rolled back."""
-        return _status(self.raw) == _IN_ERROR
-
     def alone(self, statement: Statement) -> bool:
         """Whether this statement, run now, would be committed by itself."""
         return statement.several or (_autocommits(self.raw) and not self.in_transaction())
@@ -143,9 +139,11 @@ class PostgresPending:
 
     def changes(self) -> list[Change]:
         """Return the tables that the open transaction may have changed."""
+        if _status(self.raw) == _IN_ERROR:
+            return []  # it can only be rolled back, whatever it is told
         if self._anything or self.direct:
             return [Change(None)]
-        if not self._statements or self.aborted():
+        if not self._statements:
             return []
         try:
             schema = self._shared.known or self._read()
@@ -161,7 +159,7 @@ class PostgresPending:
         """Forget what was pending."""
         if self._anything:
             self._shared.forget()  # others see the new schema only now
-        self._anything = False
+        self._anything = self.direct = False
         self._statements.clear()
 
     # -- closure

@@ -13,7 +13,6 @@ from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.engine.base import OptionEngine
 
 from everfresh.changes.commits import Commits
 from everfresh.changes.connections import Connections
@@ -45,8 +44,6 @@ class SessionFeed:
 
     def __init__(self, engine: Engine, *, row_limit: int = 1000) -> None:
         engine = getattr(engine, "sync_engine", engine)
-        while isinstance(engine, OptionEngine):
-            engine = engine._proxied  # noqa: SLF001  the engine execution_options() was called on
         if engine.dialect.name not in ("sqlite", "postgresql"):
             raise ConfigurationError(
                 f"changes of {engine.dialect.name} databases cannot be heard here: "

@@ -58,10 +58,6 @@ class SqlitePending:
         """Whether the driver has a transaction open."""
         return bool(self._driver.in_transaction)
 
-    def aborted(self) -> bool:
-        """Whether the open transaction can only be rolled back: never on SQLite."""
-        return False
-
     def alone(self, statement: Statement) -> bool:
         """Whether this statement, run now, would be committed by itself."""
         if self._driver.in_transaction:
