@@ -346,6 +346,21 @@ def test_prepare_keeps_flux(engine: Engine, recorder: Recorder) -> None:
         assert recorder.flux == {}
 
 
+def test_two_phases_that_only_read(engine: Engine, recorder: Recorder) -> None:
+    with engine.connect() as connection:
+        connection.execute(text("SELECT 1"))
+        connection.rollback()
+    for phases in (1, 2):
+        with engine.connect() as connection:
+            transaction = connection.begin_twophase()
+            connection.execute(text("SELECT 1"))
+            if phases == 2:
+                transaction.prepare()
+            transaction.commit()
+    assert recorder.tables == set()
+    assert recorder.flux == {}
+
+
 def test_textual_two_phases(engine: Engine, recorder: Recorder) -> None:
     with engine.connect() as connection:
         connection.execute(text("INSERT INTO t VALUES (1, 'a')"))

@@ -161,9 +161,7 @@ class SessionFeed:
 
     def prepare(self, run: Callable[[], None], raw: Any, gid: str) -> None:
         """Run the first phase of a two-phase commit."""
-        pending = self._connections.adopt(raw)
-        pending.direct = False  # psycopg's tpc_begin() is no do_begin()
-        self._commits.prepare(run, pending, gid)
+        self._commits.prepare(run, self._connections.adopt(raw), gid)
 
     def finish(self, run: Callable[[], None], raw: Any, gid: str, *, committed: bool) -> None:
         """Run the second phase of a two-phase commit."""

@@ -48,6 +48,7 @@ class SqlitePending:
         self._loose = False
         self._locked = False
         self._temp_version = -1
+        self._reader: Any = None
         self._total = int(self._driver.total_changes)
         self._before = self._total
         self.direct = False  # told by total_changes here
@@ -184,7 +185,10 @@ class SqlitePending:
             return [Change(None)]
         if not self._log.rows and not self._coarse and not self._log.overflow:
             return []
-        if None in self._coarse or self._moved():
+        if None in self._coarse:
+            return [Change(None)]
+        if self._moved():
+            self._rebuild = True
             return [Change(None)]
         return as_changes(self._coarse, self._log.changes())
 
@@ -223,7 +227,7 @@ class SqlitePending:
 
     def _refresh(self) -> None:
         """Read the schema again if it changed, and drop triggers made for another one."""
-        if self._rebuild or (self._schema is not None and self._moved()):
+        if self._rebuild or (self._schema and self._stamp() != self._schema.stamp[:-1]):
             self._drop()
             self._rebuild = False  # nothing can undo it: no transaction is open
 
@@ -275,7 +279,7 @@ class SqlitePending:
     def _stamp(self) -> tuple[int, ...]:
         """Return the schema versions of main and what is attached."""
         databases = self._described().search[1:]
-        return tuple(self._rows(f'PRAGMA "{name}".schema_version')[0][0] for name in databases)
+        return tuple(self._number(f'PRAGMA "{name}".schema_version') for name in databases)
 
     def _moved(self) -> bool:
         """Whether the schema is not the one the triggers were made for."""
@@ -285,7 +289,16 @@ class SqlitePending:
 
     def _temp(self) -> int:
         """Return the version of the temporary schema: triggers of ours, and tables."""
-        return int(self._rows("PRAGMA temp.schema_version")[0][0])
+        return self._number("PRAGMA temp.schema_version")
+
+    def _number(self, statement: str) -> int:
+        """Return the one number that a PRAGMA answers; asked several times a transaction."""
+        if self._driver is not self.raw:
+            return int(self._rows(statement)[0][0])
+        if self._reader is None:
+            self._reader = self.raw.cursor()
+            self._reader.row_factory = None
+        return int(self._reader.execute(statement).fetchall()[0][0])
 
     def _rows(self, statement: str) -> Sequence[Sequence[Any]]:
         cursor = self.raw.cursor()

@@ -76,6 +76,7 @@ class Wrapping:
         for name in ("do_execute", "do_executemany", "do_execute_no_params"):
             self._put(name, self._executing(getattr(dialect, name), name == "do_executemany"))
         self._put("do_begin", self._beginning(dialect.do_begin))
+        self._put("do_begin_twophase", self._beginning(dialect.do_begin_twophase))
         for name in ("commit", "rollback"):
             self._put(f"do_{name}", self._ending(getattr(dialect, f"do_{name}"), name))
         self._put("do_prepare_twophase", self._preparing(dialect.do_prepare_twophase))
@@ -155,10 +156,11 @@ class Wrapping:
         return do_execute
 
     def _beginning(self, original: Any) -> Any:
-        def do_begin(fairy: Any) -> None:
-            original(fairy)
+        def do_begin(fairy: Any, *xid: Any) -> None:
+            original(fairy, *xid)
             if self._watcher is not None:
-                self._watcher.began(getattr(fairy, "dbapi_connection", None))
+                proxy = fairy.connection if xid else fairy  # two phases come with a Connection
+                self._watcher.began(getattr(proxy, "dbapi_connection", None))
 
         return do_begin
 
