@@ -1,0 +1,99 @@
+"""What is asked: its probe, which hits look up, and its key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import FunctionType, MethodType
+from typing import Any, Literal
+
+from everfresh.errors import StatementError, UnkeyableError
+from everfresh.kernel.keys import digest
+
+__all__ = ["ALL", "CALL", "Form", "Question"]
+
+Form = Literal["one", "all", "call"]
+
+# first elements of probes; `one` has none: its probes begin with the text of the query
+ALL, CALL = object(), object()
+
+# of these exact types, equal values have equal keys: others need the full key
+_PLAIN = frozenset({int, str, bool, bytes, type(None)})
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Hold one call of a micro-cache, whose number is ``owner``.
+
+    Raises `StatementError` for a query that is no text.
+    """
+
+    owner: int
+    form: Form
+    queries: tuple[str, ...]
+    parameters: Any = None
+    callback: Callable[..., Any] | None = None
+
+    def __post_init__(self) -> None:
+        for query in self.queries:
+            if not isinstance(query, str):
+                raise StatementError(
+                    f"a query is SQL text, not {type(query).__name__}: write it as a str"
+                )
+
+    @property
+    def label(self) -> str:
+        """The text that receipts and errors show."""
+        return "; ".join(self.queries)
+
+    def key(self, *, by_callback: bool) -> str:
+        """Return the key: typed, by the content of the parameters, in one micro-cache.
+
+        Raises `UnkeyableError` for parameters of unknown types.
+        """
+        parameters = self.parameters
+        if isinstance(parameters, Mapping):
+            parameters = dict(parameters)
+        return digest(
+            "micro",
+            owner=self.owner,
+            form=self.form,
+            queries=self.queries,
+            parameters=parameters,
+            callback=_identity_of(self.callback) if by_callback else None,
+        )
+
+    def probe(self) -> object:
+        """Return what the hit path looks up, None if only the key tells.
+
+        The forms with named parameters are those that `QueryCache.one` and `all` write out.
+        """
+        if self.form == "call":
+            return (CALL, *self.queries)
+        head = self.queries if self.form == "one" else (ALL, *self.queries)
+        if self.parameters is None:
+            return self.queries[0] if self.form == "one" else head
+        if type(self.parameters) is not dict:
+            return None
+        names, values = self.parameters, self.parameters.values()
+        if {*map(type, names)} - {str} or {*map(type, values)} - _PLAIN:
+            return None
+        return (*head, *names, *values, *map(type, values))
+
+
+def _identity_of(callback: Any) -> object:
+    """Return what tells a callback from others for as long as it lives.
+
+    Functions of the same code that captured equal values are one: a lambda is made anew each time
+    its line runs. Whoever keeps a result under this must keep the callback alive.
+    """
+    if isinstance(callback, MethodType):
+        return ("method", id(callback.__self__), _identity_of(callback.__func__))
+    if not isinstance(callback, FunctionType):
+        return None if callback is None else ("object", id(callback))
+    try:
+        cells = [cell.cell_contents for cell in callback.__closure__ or ()]
+        parts = [cells, callback.__defaults__, callback.__kwdefaults__]
+        return ("function", id(callback.__code__), digest("captured", parts=parts))
+    except (UnkeyableError, ValueError):  # it captured what has no key, or an empty cell
+        return ("object", id(callback))

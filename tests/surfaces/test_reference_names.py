@@ -1,0 +1,98 @@
+"""What the reference documents name is here, with the arguments and defaults they give."""
+
+import importlib
+import inspect
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from everfresh.errors import EverfreshError
+
+NAMES = tomllib.loads((Path(__file__).parent / "reference_names.toml").read_text("utf-8"))
+CLASSES = [
+    (surface, name, spec)
+    for surface, document in NAMES.items()
+    for name, spec in document.get("classes", {}).items()
+]
+METHODS = [
+    (surface, name, method, signature)
+    for surface, name, spec in CLASSES
+    for method, signature in spec.get("methods", {}).items()
+]
+EXCEPTIONS = [
+    (surface, name, text)
+    for surface, document in NAMES.items()
+    for name, text in document.get("exceptions", {}).items()
+]
+
+
+def named(surface, name):
+    module = importlib.import_module(NAMES[surface]["module"])
+    assert name in module.__all__
+    return getattr(module, name)
+
+
+def documented(signature):
+    """Return [(name, default, is variadic)] of a signature written as text."""
+    scope = {}
+    exec(f"def f{signature}: pass", scope)
+    return shape(inspect.signature(scope["f"]))
+
+
+def shape(signature):
+    return [
+        (p.name, p.default, p.kind is p.VAR_POSITIONAL)
+        for p in signature.parameters.values()
+        if p.name != "self" and p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)
+    ]
+
+
+@pytest.mark.parametrize(("surface", "name", "spec"), CLASSES)
+def test_classes_take_what_their_document_says(surface, name, spec):
+    cls = named(surface, name)
+    assert shape(inspect.signature(cls)) == documented(spec["signature"])
+    assert cls.__doc__.startswith(spec.get("doc", ""))
+
+
+@pytest.mark.parametrize(("surface", "name", "method", "signature"), METHODS)
+def test_methods_take_what_their_document_says(surface, name, method, signature):
+    ours = shape(inspect.signature(getattr(named(surface, name), method)))
+    theirs = documented(signature)
+    if method == "__call__":  # two or more arguments: the first query has a place of its own
+        assert [(p[0], p[2]) for p in ours] == [
+            ("callback", False),
+            ("query", False),
+            ("queries", True),
+        ]
+        assert [(p[0], p[2]) for p in theirs] == [("callback", False), ("queries", True)]
+    else:
+        assert ours == theirs
+
+
+@pytest.mark.parametrize(("surface", "name", "text"), EXCEPTIONS)
+def test_exceptions_are_of_our_tree_too(surface, name, text):
+    cls = named(surface, name)
+    assert issubclass(cls, EverfreshError)
+    assert cls.__doc__.startswith(text)
+
+
+def test_attributes_are_there():
+    from everfresh.micro import Entry, QueryCache
+
+    made = {"QueryCache": QueryCache(lambda: None), "Entry": Entry()}
+    for _, name, spec in CLASSES:
+        for attribute in spec.get("attributes", ()):
+            assert hasattr(made[name], attribute)
+    made["QueryCache"].close()
+
+
+def test_the_curated_names_are_all_there_is():
+    for document in NAMES.values():
+        module = importlib.import_module(document["module"])
+        public = {
+            name
+            for name, value in vars(module).items()
+            if not name.startswith("_") and name != "annotations" and not inspect.ismodule(value)
+        }
+        assert public == set(module.__all__)
