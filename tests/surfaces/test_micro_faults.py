@@ -369,6 +369,20 @@ def test_methods_belong_to_their_objects(make, db):
     assert cache.receipt("call", one.render, "q").status == "hit"
 
 
+def test_a_callback_lives_on_only_where_its_identity_counts(make):
+    class Callback:
+        def __call__(self, rows):
+            return "made"
+
+    for by_callback in (False, True):
+        callback = Callback()
+        cache, alive = make(by_callback=by_callback), weakref.ref(callback)
+        cache(callback, "q")
+        del callback
+        # another object in its place in memory would be taken for it
+        assert (alive() is not None) == by_callback
+
+
 # the pruning thread -------------------------------------------------------------------
 
 

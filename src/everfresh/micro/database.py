@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast
 
 from sqlalchemy import text
 from sqlalchemy.engine import Connection, CursorResult, Engine
@@ -14,7 +14,6 @@ from everfresh.errors import ConfigurationError, StatementError
 __all__ = ["Database", "adapt", "as_dicts", "execute", "only", "read", "rows_of"]
 
 
-@runtime_checkable
 class Database(Protocol):
     """Be asked for one row or for all rows of a query."""
 

@@ -63,19 +63,27 @@ class Question:
             callback=_identity_of(self.callback) if by_callback else None,
         )
 
-    def probe(self) -> object:
-        """Return what the hit path looks up, None if only the key tells.
+    def probe(self, *, by_callback: bool) -> object:
+        """Return what is looked up for a hit, None if only the key tells."""
+        probe = self._plain_probe()
+        if by_callback and probe is not None:
+            return (_identity_of(self.callback), probe)
+        return probe
 
-        The forms with named parameters are those that `QueryCache.one` and `all` write out.
-        """
+    def _plain_probe(self) -> object:
+        """Return what the hit path of `QueryCache` writes out itself, but for sequences."""
         if self.form == "call":
             return (CALL, *self.queries)
         head = self.queries if self.form == "one" else (ALL, *self.queries)
         if self.parameters is None:
             return self.queries[0] if self.form == "one" else head
-        if type(self.parameters) is not dict:
+        cls = type(self.parameters)
+        if cls is dict:
+            names, values = (*self.parameters,), (*self.parameters.values(),)
+        elif cls is tuple or cls is list:
+            head, names, values = (cls, *head), (), (*self.parameters,)
+        else:
             return None
-        names, values = self.parameters, self.parameters.values()
         if {*map(type, names)} - {str} or {*map(type, values)} - _PLAIN:
             return None
         return (*head, *names, *values, *map(type, values))
@@ -91,6 +99,8 @@ def _identity_of(callback: Any) -> object:
         return ("method", id(callback.__self__), _identity_of(callback.__func__))
     if not isinstance(callback, FunctionType):
         return None if callback is None else ("object", id(callback))
+    if not (callback.__closure__ or callback.__defaults__ or callback.__kwdefaults__):
+        return ("function", id(callback.__code__))
     try:
         cells = [cell.cell_contents for cell in callback.__closure__ or ()]
         parts = [cells, callback.__defaults__, callback.__kwdefaults__]

@@ -113,10 +113,11 @@ class Shelf:
         return Question(self._number, form, queries, params, callback)
 
     def _probe(self, question: Question) -> object:
-        probe = None if self.options.by_callback else question.probe()
+        by_callback = self.options.by_callback
+        probe = question.probe(by_callback=by_callback)
         if probe is None:
             # bytes: no query and no other probe can equal them
-            return question.key(by_callback=self.options.by_callback).encode()
+            return question.key(by_callback=by_callback).encode()
         return probe
 
     def _request(self, question: Question, probe: object, listening: Listening) -> Request:
