@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import everfresh
 import sqlalchemy as sa
+
+import everfresh
 
 ONE_ROW = "SELECT count(*) AS flights, avg(arr_delay) AS delay FROM flights WHERE month = :m"
 

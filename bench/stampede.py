@@ -19,13 +19,17 @@ def run(rounds: int) -> Iterator[Result]:
     with flights() as cache:
         cache.sql("SELECT 1 AS ready")
         queries = []
-        sa.event.listen(cache.engine, "before_cursor_execute", lambda *args: queries.append(args[2]))
+        sa.event.listen(
+            cache.engine, "before_cursor_execute", lambda *args: queries.append(args[2])
+        )
         sa.event.listen(cache.engine, "before_cursor_execute", lambda *args: time.sleep(0.05))
         for keys in (1, 50):
             queries.clear()
             threads(cache, keys)
             asked = sum("flights" in query for query in queries)
-            yield Result(f"queries of 100 threads at {keys} cold key(s)", asked, keys, "queries", 1.0)
+            yield Result(
+                f"queries of 100 threads at {keys} cold key(s)", asked, keys, "queries", 1.0
+            )
         for keys in (1, 50):
             yield Result(
                 f"computations of 1,000 tasks at {keys} cold key(s)",

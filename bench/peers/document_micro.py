@@ -1,4 +1,4 @@
-"""The micro-cache as its document describes it, written straightforwardly: a dict, a lock per entry."""
+"""The micro-cache as its document describes it: a dict, a lock per entry."""
 
 from __future__ import annotations
 

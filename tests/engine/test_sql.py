@@ -4,7 +4,7 @@ import gc
 import math
 import threading
 import weakref
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
@@ -121,9 +121,7 @@ def test_a_list_for_in(cache):
 def test_nan_and_dates_as_parameters(cache):
     assert cache.sql("SELECT :x IS NULL AS missing", x=math.nan).scalar() == 1
     statement = "SELECT count(*) FROM flights WHERE carrier = :d"
-    assert (
-        cache.sql(statement, d=datetime(2013, 6, 1, tzinfo=timezone.utc).isoformat()).scalar() == 0
-    )
+    assert cache.sql(statement, d=datetime(2013, 6, 1, tzinfo=UTC).isoformat()).scalar() == 0
 
 
 @pytest.mark.parametrize(
@@ -326,7 +324,7 @@ def test_audit_finds_a_planted_lie(cache):
 
 
 def test_bad_urls_say_what_to_do(tmp_path):
-    with pytest.raises(UnknownURLError, match="sqlite:///file.db"):
+    with pytest.raises(UnknownURLError, match="sqlite:///file"):
         everfresh.open("flights.db")
     with pytest.raises(UnknownURLError, match="sqlite://, postgresql://"):
         everfresh.open("mysql://user:secret@host/db")

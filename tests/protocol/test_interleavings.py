@@ -123,7 +123,7 @@ def schedules(counts):
         return
     for actor, left in enumerate(counts):
         if left:
-            rest = counts[:actor] + (left - 1,) + counts[actor + 1 :]
+            rest = (*counts[:actor], left - 1, *counts[actor + 1 :])
             for tail in schedules(rest):
                 yield (actor, *tail)
 

@@ -178,7 +178,6 @@ class Cache:
             return
         self.board.close()
         self._shortcuts.clear()
-        self._transactions.close()
         self.feed.close()
         if self._owned:
             self.engine.dispose()

@@ -211,6 +211,7 @@ class Reader:
         if self._schema is None or self._schema_version != version:
             with self._connect() as connection:
                 self._schema, self._identity = describe(connection), identity(connection)
+            self.feed.know(self._schema)
             self._schema_version = version
         return self._schema
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
-from sqlalchemy import event, text
+from sqlalchemy import text
 from sqlalchemy.engine import Connection, Engine
 
 from everfresh.changes.session import SessionFeed
@@ -36,12 +35,8 @@ class Transactions:
     def __init__(self, engine: Engine, feed: SessionFeed) -> None:
         self.engine = engine
         self.feed = feed
-        self._begun: WeakKeyDictionary[Connection, _Snapshot] = WeakKeyDictionary()
-        event.listen(engine, "begin", self._on_begin)
-
-    def close(self) -> None:
-        """Stop listening to the engine."""
-        event.remove(self.engine, "begin", self._on_begin)
+        self._begun: dict[int, _Snapshot] = {}  # by the identity of the DBAPI connection
+        feed.on_begin(self._on_begin, self._on_close)
 
     def connection_of(self, connection: Any) -> Connection:
         """Return the Connection of a Session or a Connection of this engine."""
@@ -78,7 +73,7 @@ class Transactions:
 
     def answers(self, connection: Connection, entry: Entry) -> bool:
         """Whether an entry that is fresh now was so, with the same value, at the snapshot too."""
-        snapshot = self._begun.get(connection) if connection.in_transaction() else None
+        snapshot = self._snapshot(connection) if connection.in_transaction() else None
         if snapshot is None or not snapshot.taken:
             return True
         return entry.mark is not None and entry.mark.position <= snapshot.position
@@ -103,7 +98,7 @@ class Transactions:
     def _take_snapshot(self, connection: Connection, statement: str) -> str | None:
         if not connection.in_transaction():
             connection.execute(text(statement))
-        snapshot = self._begun.get(connection)
+        snapshot = self._snapshot(connection)
         if snapshot is None:
             return "its transaction began before the cache could see it"
         if not snapshot.taken:
@@ -111,5 +106,11 @@ class Transactions:
             snapshot.taken = True
         return None
 
-    def _on_begin(self, connection: Connection) -> None:
-        self._begun[connection] = _Snapshot(self.feed.mark().position)
+    def _snapshot(self, connection: Connection) -> _Snapshot | None:
+        return self._begun.get(id(connection.connection.dbapi_connection))
+
+    def _on_begin(self, raw: object) -> None:
+        self._begun[id(raw)] = _Snapshot(self.feed.mark().position)
+
+    def _on_close(self, raw: object) -> None:
+        self._begun.pop(id(raw), None)

@@ -19,8 +19,8 @@ _TOUCH_LOG = 4096  # at a half-life of 1,000 touches older ones weigh under 6 %
 class MemoryStore:
     """Keep entries in memory, at most ``max_bytes`` of them; the policy says which go first.
 
-    Writers must hold one lock; readers need none. A hit calls `touched(entry.standing)`, an append to a
-    bounded log, which the next `put` turns into ranks: no hit changes an order others read.
+    Writers must hold one lock; readers need none. A hit calls `touched(entry.standing)`, an append
+    to a bounded log, which the next `put` turns into ranks: no hit changes an order others read.
 
     >>> store = MemoryStore(max_bytes=100)
     >>> store.put(Entry("a", "first", bytes=60))
