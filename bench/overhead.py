@@ -14,7 +14,7 @@ STATEMENT = "SELECT sum(arr_delay) AS total FROM flights WHERE arr_delay <> :n A
 
 
 def run(rounds: int) -> Iterator[Result]:
-    with flights(9_000) as cache:
+    with flights(11_500) as cache:
         numbers = count(1)
         clause = sa.text(STATEMENT)
 

@@ -15,7 +15,8 @@
     │   └── SignatureError                   a pickle was not signed with this key
     ├── StoreError (RuntimeError)            a store could not do what it was asked
     │   └── ValueTooLargeError (ValueError)  a value is over the store's limit
-    └── NotKeptError (KeyError)              no entry is kept under this key
+    ├── NotKeptError (KeyError)              no entry is kept under this key
+    └── micro.FormattingError (RuntimeError) the callback of a micro-cache raised
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ touches none of its sources would be served stale for ever: there may be none, i
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import sqlite3
@@ -331,7 +332,8 @@ def comparable(value: object) -> object:
     return value
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(5000 if os.environ.get("EVERFRESH_SOAK") else 8))
 def test_a_changed_answer_is_always_touched(database: sqlite3.Connection, seed: int) -> None:
     source = random.Random(seed)
     schema = describe_with("sqlite", lambda text: database.execute(text).fetchall())

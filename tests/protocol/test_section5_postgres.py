@@ -6,6 +6,7 @@ are the types, whose comparisons follow other rules than Python's.
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from collections.abc import Iterator
@@ -170,7 +171,8 @@ def change_one(connection: psycopg.Connection, source: random.Random) -> Change:
     return Change(f"public.{table}", old=old, new=image(connection, table, key))
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(5000 if os.environ.get("EVERFRESH_SOAK") else 4))
 def test_a_changed_answer_is_always_touched(connection: psycopg.Connection, seed: int) -> None:
     source = random.Random(seed)
     schema = describe_with("postgresql", lambda text: connection.execute(text).fetchall())

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everfresh.errors import UnkeyableError
-from everfresh.kernel.keys import canonical, digest
+from everfresh.kernel.keys import canonical, digest, plain_digest
 
 
 class Colour(enum.Enum):
@@ -142,7 +142,7 @@ class TextWithState(str):
         (recursive_list(), "contains itself"),
         (TextWithState("x"), "TextWithState"),
         (lambda: 1, "function"),
-        (np.array([object()]), "numpy array of Python objects"),
+        (np.array([object()]), "numpy array of objects"),
         (iter([1]), "list_iterator"),
     ],
 )
@@ -209,3 +209,25 @@ def typed(value):
 @given(plain, plain)
 def test_keys_are_equal_just_when_typed_values_are(left, right):
     assert (canonical(left) == canonical(right)) == (typed(left) == typed(right))
+
+
+@given(
+    *[
+        st.dictionaries(
+            st.text(max_size=2),
+            st.integers() | st.text() | st.binary() | st.booleans() | st.none(),
+            max_size=3,
+        )
+    ]
+    * 2
+)
+def test_the_short_cut_for_plain_values_tells_apart_what_the_full_key_does(left, right):
+    same = canonical(left) == canonical(right)
+    assert (plain_digest("p", left) == plain_digest("p", right)) == same
+    assert plain_digest("p", left) != plain_digest("q", left)
+
+
+def test_the_short_cut_leaves_the_rest_to_the_full_key():
+    for value in (1.0, Decimal(1), [1], Level.ONE, 10**5000, TextWithState("a")):
+        assert plain_digest("p", {"x": value}) is None
+    assert len(digest("sql", x=10**5000)) == 40

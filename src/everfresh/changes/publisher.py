@@ -42,6 +42,7 @@ class Publisher:
         self._feed = feed
         self._lock = threading.Lock()  # never held over I/O
         self._sequence = 0
+        self._mark = SessionMark(feed, 0)
         self.upheavals = 0  # commits that may have changed anything, the schema too
         self._listeners: tuple[Listener, ...] = ()
 
@@ -57,7 +58,7 @@ class Publisher:
 
     def mark(self) -> SessionMark:
         """Return what a reader that starts now will have seen at least."""
-        return SessionMark(self._feed, self._sequence)
+        return self._mark
 
     def begin(self, changes: Sequence[Change]) -> Flux:
         """Put the touched sources in flux, before the commit reaches the database."""
@@ -73,6 +74,7 @@ class Publisher:
             with self._lock:
                 self.upheavals += any(change.table is None for change in happened)
                 self._sequence += 1
+                self._mark = SessionMark(self._feed, self._sequence)
                 position = self._sequence
             happened = tuple(replace(change, position=position) for change in happened)
         for listener in self._listeners:

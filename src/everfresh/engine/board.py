@@ -92,6 +92,7 @@ class Board:
                     return self._solitary(request)
                 for held in mine:
                     held.waits_for.append(lease)
+                lease.join()  # under the lock: the fill cannot end before
                 return lease
             return self._start(request)
 

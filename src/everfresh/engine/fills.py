@@ -93,7 +93,7 @@ class Fills:
                     done.value = compute()
                 return self._settle(request, claim, done)
             try:
-                entry = claim.future.result()
+                entry = claim.join().result()
             finally:
                 self.board.waited(mine, claim)
             if entry is not None:
@@ -114,7 +114,7 @@ class Fills:
                 return self._settle(request, claim, done)
             try:
                 # shield: a waiter that is cancelled must not cancel what the others wait for
-                entry = await asyncio.shield(asyncio.wrap_future(claim.future))
+                entry = await asyncio.shield(asyncio.wrap_future(claim.join()))
             finally:
                 self.board.waited(mine, claim)
             if entry is not None:

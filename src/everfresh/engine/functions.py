@@ -18,7 +18,7 @@ from everfresh.engine.reader import Reader
 from everfresh.engine.receipts import Receipt, Status
 from everfresh.errors import ConfigurationError, NotKeptError, UnkeyableError
 from everfresh.kernel.entry import Entry
-from everfresh.kernel.keys import canonical, digest
+from everfresh.kernel.keys import PLAIN, canonical, digest
 from everfresh.kernel.plan import Source
 from everfresh.settings import check_seconds
 
@@ -27,9 +27,7 @@ __all__ = ["Cached", "FunctionOptions", "wrap"]
 P = ParamSpec("P")
 T = TypeVar("T", covariant=True)
 
-# of these exact types, equal values have equal keys: others need the full key (see reader.py)
-_PLAIN = frozenset({int, str, bool, bytes, type(None)})
-_CONSTANT = _PLAIN | {float, complex, type(...)}
+_CONSTANT = PLAIN | {float, complex, type(...)}
 _closures = count(1)
 
 
@@ -162,7 +160,7 @@ class Calls:
     def request(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request:
         """Return what to ask the engine for a call."""
         plain = not self.options.copy and self.options.keep_errors is None
-        plain = plain and all(type(v) in _PLAIN for v in (*args, *kwargs.values()))
+        plain = plain and all(type(v) in PLAIN for v in (*args, *kwargs.values()))
         return Request(
             key=self.key(*args, **kwargs),
             kind="call",

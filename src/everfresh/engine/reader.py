@@ -19,7 +19,7 @@ from everfresh.connect.describe import DatabaseSchema, describe, identity
 from everfresh.engine.lineage import current
 from everfresh.engine.rows import Rows, make_rows
 from everfresh.errors import ConfigurationError, StatementError
-from everfresh.kernel.keys import digest
+from everfresh.kernel.keys import PLAIN, digest, plain_digest
 from everfresh.kernel.plan import Plan, Source, TableSource
 from everfresh.kernel.sqltext import analyse, classify
 
@@ -28,14 +28,10 @@ __all__ = ["Prepared", "Reader", "probe_of"]
 # `IN :ids` with a list: SQLAlchemy must be told to write one placeholder per element
 _EXPANDING = re.compile(r"\bIN\s*:(\w+)", re.IGNORECASE)
 
-# Values whose equality, given the same exact type, means the same key: only these may be probes.
-# Not float (0.0 == -0.0), Decimal (1.0 == 1.00), datetime (zones) or containers (types inside).
-_PLAIN = frozenset({int, str, bool, bytes, type(None)})
-
 
 def probe_of(statement: str, parameters: Mapping[str, object]) -> object:
     """Return what the hit path looks up for these parameters, None if they need a full key."""
-    if not all(type(value) in _PLAIN for value in parameters.values()):
+    if not all(type(value) in PLAIN for value in parameters.values()):
         return None
     if not parameters:
         return statement
@@ -82,6 +78,9 @@ class Reader:
 
     def key(self, prepared: Prepared, parameters: Mapping[str, object]) -> str:
         """Return the key of a statement with these parameters on this database."""
+        plain = plain_digest(prepared.digest, parameters)
+        if plain is not None:
+            return plain
         return digest("sql", statement=prepared.digest, parameters=dict(parameters))
 
     def check(self, prepared: Prepared, parameters: Mapping[str, object]) -> None:

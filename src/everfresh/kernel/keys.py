@@ -21,11 +21,11 @@ from uuid import UUID
 
 from everfresh.errors import UnkeyableError
 
-__all__ = ["canonical", "digest"]
+__all__ = ["PLAIN", "canonical", "digest", "plain_digest"]
 
 _MAX_DEPTH = 100  # far above what people nest by hand; four frames of the stack each
 
-Write = Callable[[bytes, bytes], None]
+Path = tuple[Any, object] | None
 
 
 def digest(kind: str, **roles: object) -> str:
@@ -36,11 +36,36 @@ def digest(kind: str, **roles: object) -> str:
     value of an unknown type or one that contains itself.
 
     >>> digest("sql", statement="SELECT 1", parameters={})
-    '0a61ace8c85f941d1f36af2e0358234908511797'
+    '8f6fcca84bb5b601a480d1ea1310673d1e978070'
     >>> digest("call", args=(1,)) == digest("call", args=(True,))
     False
     """
     return blake2b(canonical((kind, roles)), digest_size=20).hexdigest()
+
+
+PLAIN = frozenset({int, str, bool, bytes, type(None)})
+"""Types whose equal values, given the same exact type, are the same: no -0.0, zones or contents."""
+
+
+def plain_digest(prefix: str, values: Mapping[str, object]) -> str | None:
+    """Return the key of named values of the types in `PLAIN`; None if there are others.
+
+    For these types `repr` is exact and canonical, and four times as fast as `canonical`.
+
+    >>> plain_digest("a", {"m": 1}) == plain_digest("a", {"m": True})
+    False
+    >>> plain_digest("a", {"m": 1.0}) is None
+    True
+    """
+    if not all(type(value) in PLAIN for value in values.values()):
+        return None
+    try:
+        text = f"{prefix}{sorted(values.items(), key=_name_of)!r}"
+    except ValueError:  # an integer of more digits than the interpreter prints
+        return None
+    return blake2b(
+        text.encode("utf-8", "surrogatepass"), digest_size=20, person=b"plain"
+    ).hexdigest()
 
 
 def canonical(value: object) -> bytes:
@@ -55,7 +80,7 @@ def canonical(value: object) -> bytes:
     False
     """
     try:
-        return _Encoder().encode(value, "value")
+        return _Encoder().encode(value, None)
     except RecursionError:
         raise UnkeyableError("the value is nested too deeply for the stack that is left") from None
 
@@ -66,25 +91,25 @@ class _Encoder:
     def __init__(self) -> None:
         self._above: set[int] = set()
 
-    def encode(self, value: object, path: str) -> bytes:
+    def encode(self, value: object, path: Path) -> bytes:
         cls = type(value)
         atom = _ATOMS.get(cls)
         if atom is not None:
             return atom(value)
         return self._encode_nested(value, cls, path)
 
-    def _encode_nested(self, value: object, cls: type, path: str) -> bytes:
+    def _encode_nested(self, value: object, cls: type, path: Path) -> bytes:
         if id(value) in self._above:
-            raise UnkeyableError(f"{path} contains itself ({_name(cls)}): no key can be made of it")
+            raise UnkeyableError(f"{_where(path)} contains itself ({_name(cls)}): it has no key")
         if len(self._above) >= _MAX_DEPTH:
-            raise UnkeyableError(f"{path} is nested more than {_MAX_DEPTH} deep")
+            raise UnkeyableError(f"{_where(path)} is nested more than {_MAX_DEPTH} deep")
         self._above.add(id(value))
         try:
             return self._encode_container(value, cls, path)
         finally:
             self._above.discard(id(value))
 
-    def _encode_container(self, value: Any, cls: type, path: str) -> bytes:
+    def _encode_container(self, value: Any, cls: type, path: Path) -> bytes:
         if cls is tuple or cls is list:
             return _frame(cls.__name__, self._items(value, path))
         if cls is dict:
@@ -96,7 +121,7 @@ class _Encoder:
             return _frame("hook", [_text(_name(cls)), self.encode(hook(value), path)])
         return self._encode_class(value, cls, path)
 
-    def _encode_class(self, value: Any, cls: type, path: str) -> bytes:
+    def _encode_class(self, value: Any, cls: type, path: Path) -> bytes:
         if isinstance(value, enum.Enum):
             member = value.name or self.encode(value.value, path)  # a Flag may have no name
             parts = [_text(member) if isinstance(member, str) else member]
@@ -113,32 +138,47 @@ class _Encoder:
             return _frame("foreign", self._foreign(value, cls, path))
         return _frame("class", [_text(_name(cls)), *parts])
 
-    def _foreign(self, value: Any, cls: type, path: str) -> list[bytes]:
+    def _foreign(self, value: Any, cls: type, path: Path) -> list[bytes]:
         """Write numpy and Arrow values, when those libraries are what made them."""
         numpy = sys.modules.get("numpy")
         if numpy is not None and isinstance(value, (numpy.generic, numpy.ndarray)):
             if value.dtype.hasobject:
-                raise UnkeyableError(f"{path} is a numpy array of Python objects: make it a list")
+                raise UnkeyableError(f"{_where(path)} is a numpy array of objects: make it a list")
             shape = self.encode(tuple(value.shape), path)
             return [_text("numpy"), _text(value.dtype.str), shape, value.tobytes()]
         arrow = sys.modules.get("pyarrow")
         if arrow is not None and isinstance(value, arrow.Scalar):
             return [_text("arrow"), _text(str(value.type)), self.encode(value.as_py(), path)]
         raise UnkeyableError(
-            f"{path} is of type {_name(cls)}, which has no canonical form for a key. Pass a plain "
-            f"value instead, or give the class a method __everfresh_key__() that returns one."
+            f"{_where(path)} is of type {_name(cls)}, which has no canonical form for a key. Pass "
+            f"a plain value, or give the class a method __everfresh_key__() that returns one."
         )
 
-    def _items(self, items: Iterable[object], path: str) -> list[bytes]:
-        return [self.encode(item, f"{path}[{n}]") for n, item in enumerate(items)]
+    def _items(self, items: Iterable[object], path: Path) -> list[bytes]:
+        return [self.encode(item, (path, n)) for n, item in enumerate(items)]
 
-    def _pairs(self, pairs: Iterable[tuple[object, object]], path: str) -> list[bytes]:
+    def _pairs(self, pairs: Iterable[tuple[object, object]], path: Path) -> list[bytes]:
         return [
-            _frame(
-                "pair", [self.encode(name, f"{path} key"), self.encode(item, f"{path}[{name!r}]")]
-            )
+            _joined(self.encode(name, (path, name)), self.encode(item, (path, name)))
             for name, item in pairs
         ]
+
+
+def _joined(name: bytes, item: bytes) -> bytes:
+    return len(name).to_bytes(8, "big") + name + item
+
+
+def _where(path: Path) -> str:
+    """Write a path out; it is kept as a linked list because it is needed for errors only."""
+    steps = []
+    while path is not None:
+        path, step = path
+        steps.append(f"[{step!r}]")
+    return "value" + "".join(reversed(steps))
+
+
+def _name_of(pair: tuple[str, object]) -> str:
+    return pair[0]
 
 
 def _name(cls: type) -> str:

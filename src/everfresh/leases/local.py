@@ -14,8 +14,9 @@ __all__ = ["LocalLease", "LocalLeases"]
 class LocalLease:
     """Hold the right to fill one key; others wait on its future, threads and tasks alike.
 
-    The future's result is the filled entry, or None when the owner gave up without an answer (it
-    was cancelled or interrupted): then one of those who waited takes over. ``waits_for`` are the
+    The future is made when the first of them joins, which must not happen once the fill has ended.
+    Its result is the filled entry, or None when the owner gave up without an answer (it was
+    cancelled or interrupted): then one of those who waited takes over. ``waits_for`` are the
     leases whose ends the owner of this one waits for, so that owners that would wait for each
     other are found before they do.
     """
@@ -25,16 +26,23 @@ class LocalLease:
     def __init__(self, key: str, token: int) -> None:
         self.key = key
         self.token = token
-        self.future: Future[Entry | None] = Future()
+        self.future: Future[Entry | None] | None = None
         self.waits_for: list[LocalLease] = []
+
+    def join(self) -> Future[Entry | None]:
+        """Return what the others wait on."""
+        if self.future is None:
+            self.future = Future()
+        return self.future
 
     def complete(self, entry: Entry) -> None:
         """Hand the answer to everybody who waits."""
-        self.future.set_result(entry)
+        if self.future is not None:
+            self.future.set_result(entry)
 
     def release(self) -> None:
         """Give the right back without an answer."""
-        if not self.future.done():
+        if self.future is not None and not self.future.done():
             self.future.set_result(None)
 
     def leads_to(self, others: Collection[LocalLease]) -> bool:
