@@ -1,5 +1,7 @@
 """Codecs: exact types back, nothing run, damage refused."""
 
+import dataclasses
+import enum
 import pickle
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -14,7 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from everfresh.engine.rows import make_rows
 from everfresh.errors import CodecError, ConfigurationError, SignatureError
+from everfresh.stores import classes
+from everfresh.stores.choice import ChoosingCodec
+from everfresh.stores.classes import register_class
 from everfresh.stores.codec import ArrowCodec, MessagePackCodec, SignedPickleCodec, register
 from everfresh.testing.conformance import CodecConformance
 
@@ -142,3 +148,80 @@ def test_hostile_bytes_are_one_kind_of_error(data):
         return
     # what decodes must be plain data that encodes again
     codec.encode(codec.decode(b"EF\x01M" + data))
+
+
+# --- classes of the user's own, and the codec that chooses -----------------------
+
+
+@register_class
+@dataclasses.dataclass(frozen=True)
+class Point:
+    x: int
+    tags: frozenset = frozenset()
+
+
+@register_class
+class Colour(enum.Enum):
+    RED = "r"
+
+
+def test_registered_dataclasses_and_enums_come_back():
+    codec = MessagePackCodec()
+    value = [Point(1, frozenset({"a"})), Colour.RED, {"p": Point(2)}]
+    assert codec.decode(codec.encode(value)) == value
+
+
+def test_classes_that_are_not_registered_are_refused_both_ways(monkeypatch):
+    @dataclasses.dataclass
+    class Stranger:
+        x: int
+
+    codec = MessagePackCodec()
+    with pytest.raises(CodecError, match="Stranger"):
+        codec.encode(Stranger(1))
+    data = codec.encode(Point(1))
+    monkeypatch.setattr(classes, "_known", {})
+    with pytest.raises(CodecError, match="not registered"):
+        codec.decode(data)
+    with pytest.raises(ConfigurationError, match="neither a dataclass nor an enum"):
+        register_class(int)
+
+
+ROWS = [
+    (("n", "t", "f", "b", "y"), [(1, "x", 1.5, True, b"z"), (None, None, None, None, None)]),
+    (("n",), [(2**63,), (1,)]),  # beyond Arrow's integers
+    (("n",), [(1,), ("a",)]),  # two types in one column, as SQLite allows
+    (("n", "n"), [(1, 2)]),
+    (("d",), [(Decimal("1.50"),)]),
+    (("n",), []),
+]
+
+
+@pytest.mark.parametrize("large", [1, 10])
+@pytest.mark.parametrize(("columns", "rows"), ROWS)
+def test_results_come_back_exactly_whichever_codec_takes_them(columns, rows, large):
+    codec = ChoosingCodec(large, make=make_rows)
+    result = make_rows(columns, rows)
+    back = codec.decode(codec.encode(result))
+    assert (back.columns, list(back)) == (result.columns, list(result))
+    assert [list(map(type, row)) for row in back] == [list(map(type, row)) for row in result]
+
+
+def test_large_results_go_as_arrow_and_small_ones_do_not():
+    result = make_rows(("n",), [(n,) for n in range(100)])
+    assert ChoosingCodec(100).encode(result)[3:4] == b"A"
+    assert ChoosingCodec(101).encode(result)[3:4] == b"M"
+    frame = pd.DataFrame({"a": [1]})
+    pd.testing.assert_frame_equal(ChoosingCodec().decode(ChoosingCodec().encode(frame)), frame)
+    assert ChoosingCodec().decode(ChoosingCodec().encode({"columns": [], "rows": []})) == {
+        "columns": [],
+        "rows": [],
+    }
+    assert ChoosingCodec().decode(ChoosingCodec().encode(pa.scalar(5))).as_py() == 5
+
+
+class TestChoosing(CodecConformance):
+    values = PLAIN
+
+    def make(self):
+        return ChoosingCodec()

@@ -178,7 +178,7 @@ def _pack(value: Any) -> Any:
         return [_pack(item) for item in value]
     if cls is dict and all(type(name) in _FLAT for name in value):
         return {name: _pack(item) for name, item in value.items()}
-    entry = _by_type.get(cls) or _numpy_entry(value)
+    entry = _by_type.get(cls) or _numpy_entry(value) or _arrow_entry(value)
     if entry is None:
         raise CodecError(
             f"the default codec does not carry {cls.__module__}.{cls.__qualname__}: return plain "
@@ -206,6 +206,18 @@ def _numpy_entry(value: Any) -> tuple[int, Pack] | None:
         return None
     scalar = isinstance(value, numpy.generic)
     return 20, lambda v: [scalar, v.dtype.str, list(v.shape), v.tobytes()]
+
+
+def _arrow_entry(value: Any) -> tuple[int, Pack] | None:
+    arrow = sys.modules.get("pyarrow")
+    if arrow is None or not isinstance(value, arrow.Scalar):
+        return None
+    return 22, lambda v: ArrowCodec().encode(arrow.table({"v": arrow.array([v.as_py()], v.type)}))
+
+
+def _arrow_from(data: Any) -> object:
+    table: Any = ArrowCodec().decode(bytes(data))
+    return table["v"][0]
 
 
 def _numpy_from(data: Any) -> object:
@@ -262,3 +274,4 @@ register(12, Fraction, lambda v: [v.numerator, v.denominator], lambda d: Fractio
 register(14, dict, lambda v: [[name, item] for name, item in v.items()], dict)
 register(13, bytearray, bytes, bytearray)
 _by_code[20] = _numpy_from
+_by_code[22] = _arrow_from
