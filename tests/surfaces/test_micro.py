@@ -279,7 +279,7 @@ def test_a_connection_factory(tmp_path, make):
             super().close()
 
     cache = make(connect)
-    assert cache.one("SELECT ? AS a, :b AS b", (1, 2)) == {"a": 1, "b": 2}
+    assert cache.one("SELECT ? AS a, ? AS b", (1, 2)) == {"a": 1, "b": 2}
     assert cache.one("SELECT :a AS a", {"a": 1}) == {"a": 1}
     assert cache.all("SELECT 1 AS n UNION SELECT 2") == [{"n": 1}, {"n": 2}]
     assert cache(lambda rows: rows, "SELECT 1 AS n") == [{"n": 1}]
