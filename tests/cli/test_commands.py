@@ -149,3 +149,22 @@ def test_an_interrupted_load_leaves_no_half_file(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         show.run_demo(Console(quiet=True), tmp_path / "flights.db")
     assert not (tmp_path / "flights.db").exists()
+
+
+def test_brackets_are_text_not_markup(url):
+    """A message with [extra] in it, and data with [tags], come out as they are."""
+    code = "import sys; sys.modules['psycopg'] = None; from everfresh.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "sql", "postgresql://localhost/x", "SELECT 1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "pip install 'everfresh[postgres]'" in done.stderr
+    shown = everfresh("sql", url, "SELECT '[red]x[/red]' AS \"[b]n\"").stdout
+    assert "[red]x[/red]" in shown
+    assert "[b]n" in shown
+    assert (
+        "'[red]'"
+        in everfresh("why", url, "SELECT id FROM flights WHERE id = :x", "-p", "x=[red]").stdout
+    )

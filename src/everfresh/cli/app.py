@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 import typer
 from rich.console import Console
+from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
 from everfresh.cli import commands
@@ -37,5 +38,6 @@ def main() -> None:
         app()
     except (EverfreshError, SQLAlchemyError) as error:
         cause = getattr(error, "orig", None) or error
-        Console(stderr=True).print(f"[red]error:[/red] {cause}", highlight=False, soft_wrap=True)
+        line = Text.assemble(("error: ", "red"), str(cause))  # [extra] in it is no markup
+        Console(stderr=True).print(line, soft_wrap=True)
         sys.exit(1)

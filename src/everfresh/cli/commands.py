@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import everfresh
@@ -61,12 +62,12 @@ def sql(url: Url, statement: Statement, param: Parameters = None, as_json: Json 
         if as_json:
             _print_json({"rows": rows.to_dicts(), "receipt": rows.receipt.to_dict()})
             return
-        table = Table(*rows.columns)
+        table = Table(*map(escape, rows.columns))
         for row in rows:
-            table.add_row(*("" if cell is None else str(cell) for cell in row))
+            table.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
         console = Console()
         console.print(table)
-        console.print(str(rows.receipt), highlight=False)
+        console.print(str(rows.receipt), highlight=False, markup=False)
 
 
 def why(url: Url, statement: Statement, param: Parameters = None, as_json: Json = False) -> None:
@@ -78,7 +79,7 @@ def why(url: Url, statement: Statement, param: Parameters = None, as_json: Json 
         if as_json:
             _print_json(explanation.to_dict())
         else:
-            Console().print(str(explanation), highlight=False, soft_wrap=True)
+            Console().print(str(explanation), highlight=False, markup=False, soft_wrap=True)
 
 
 def stats(
@@ -97,7 +98,7 @@ def stats(
     table = Table("figure", "value")
     for name, value in figures.items():
         shown = f"{value:,.4g}" if isinstance(value, float) else str(value)
-        table.add_row(name.replace("_", " "), shown)
+        table.add_row(name.replace("_", " "), escape(shown))
     Console().print(table)
 
 
@@ -132,7 +133,7 @@ def doctor(url: Url, as_json: Json = False) -> None:
         colours = {"ok": "green", "note": "yellow", "mend": "red"}
         for found in findings:
             state = f"[{colours[found.state]}]{found.state}[/]"
-            table.add_row(found.check, state, found.meaning)
+            table.add_row(found.check, state, escape(found.meaning))
         Console().print(table)
     if any(finding.state == "mend" for finding in findings):
         raise typer.Exit(1)

@@ -175,5 +175,5 @@ def _explain(console: Console, cache: Cache, result: DemoResult) -> None:
     explanation = cache.why(_ask(cache, question))
     result.why = explanation.to_dict()
     console.print(f"\nWhy was “{question.title}” answered as it was?")
-    console.print(str(explanation), highlight=False)
+    console.print(str(explanation), highlight=False, markup=False)
     console.print()
