@@ -21,6 +21,7 @@ from everfresh.engine.rows import Rows, make_rows
 from everfresh.errors import ConfigurationError, StatementError
 from everfresh.kernel.keys import PLAIN, digest, plain_digest
 from everfresh.kernel.plan import Plan, Source, TableSource
+from everfresh.kernel.schema import Table
 from everfresh.kernel.sqltext import analyse, classify
 
 __all__ = ["Prepared", "Reader", "probe_of"]
@@ -113,19 +114,21 @@ class Reader:
         return None
 
     def whole_tables(self, names: Iterable[str]) -> tuple[Source, ...]:
-        """Return sources that any change of these tables touches.
+        """Return sources that any change of these tables touches; a view is all that it reads.
 
-        Raises `ConfigurationError` for a table that does not exist.
+        Where it cannot be told what a view reads, that is the whole database. Raises
+        `ConfigurationError` for a table that does not exist.
         """
         schema = self.schema()
-        sources = []
+        sources: dict[str | None, Source] = {}
         for name in names:
             qualifier, _, bare = name.rpartition(".")
             table = schema.table(qualifier or None, bare)
             if table is None:
                 raise ConfigurationError(f"there is no table {name!r} in this database")
-            sources.append(TableSource(table.name))
-        return tuple(sources)
+            for read in _read_by(table, schema):
+                sources[read] = TableSource(read)
+        return tuple(sources.values())
 
     def schema(self) -> DatabaseSchema:
         """Return the tables of the database, read again after every change of them."""
@@ -213,6 +216,15 @@ class Reader:
             self.feed.know(self._schema)
             self._schema_version = version
         return self._schema
+
+
+def _read_by(table: Table, schema: DatabaseSchema) -> Iterable[str | None]:
+    """Return the table, or the tables that a view reads; None stands for the whole database."""
+    if table.kind != "view" and table.definition is None:
+        return (table.name,)
+    place, _, name = (part.replace('"', '""') for part in table.name.partition("."))
+    plan = analyse(f'SELECT * FROM "{place}"."{name}"', schema)
+    return (None,) if plan.refusal is not None else [source.table for source in plan.sources]
 
 
 def _short(statement: str) -> str:
