@@ -74,40 +74,60 @@ class Board:
 
     # fills ------------------------------------------------------------------
 
-    def claim(self, request: Request, mine: frozenset[LocalLease]) -> Entry | Fill | LocalLease:
+    def claim(
+        self, request: Request, mine: frozenset[LocalLease], outer: Fill | None = None
+    ) -> Entry | Fill | LocalLease:
         """Return the kept entry, or the right to fill, or the lease of who is filling already.
 
         ``mine`` are the leases the caller holds: it never waits for one that waits for them.
+        ``outer`` is the computation that asks: from here on it depends on what it gets.
         """
         with self._lock:
             self.check_open()
             entry = self.store.get(request.key)
             if entry is not None and request.takes(entry, self.clock()):
                 self._add_shortcut(entry, request)
+                if outer is not None:
+                    self._depend(outer, entry)
                 return entry
             running = self._ledger.running.get(request.key)
             lease = running.lease if running is not None else None
             if isinstance(lease, LocalLease):
                 if lease.leads_to(mine):
-                    return self._solitary(request)
+                    return self._solitary(request, outer)
+                if outer is not None and running is not None:
+                    running.dependents.append(outer)
                 for held in mine:
                     held.waits_for.append(lease)
                 lease.join()  # under the lock: the fill cannot end before
                 return lease
-            return self._start(request)
+            return self._start(request, outer)
 
-    def _start(self, request: Request) -> Fill:
+    def _depend(self, outer: Fill, entry: Entry) -> None:
+        self._ledger.observe(outer, entry)
+
+    def _start(self, request: Request, outer: Fill | None) -> Fill:
         fill = Fill(request.key, list(request.sources), lease=self._leases.issue(request.key))
         fill.mark = self._mark()
         if request.current is not None and not request.current():
             fill.void = "the schema of the database changed meanwhile"
         else:
             self._ledger.start(fill)
+        self._hold(outer, fill)
         return fill
 
-    def _solitary(self, request: Request) -> Fill:
+    def _solitary(self, request: Request, outer: Fill | None) -> Fill:
         lease = self._leases.issue(request.key)
-        return Fill(request.key, lease=lease, void="two computations would wait for each other")
+        fill = Fill(request.key, lease=lease, void="two computations would wait for each other")
+        self._hold(outer, fill)
+        return fill
+
+    def _hold(self, outer: Fill | None, inner: Fill) -> None:
+        if outer is None:
+            return
+        inner.dependents.append(outer)
+        if inner.void is not None:
+            self._ledger.void(outer, f"it used an answer that was not kept: {inner.void}")
 
     def observe(self, fill: Fill, parent: Entry | None, reason: str) -> None:
         """Let a running fill depend on an entry it read; without one it is not kept."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Self, cast
 
 from everfresh.engine.board import Board, Request
-from everfresh.engine.lineage import Collector, current, enter, leave
+from everfresh.engine.lineage import Collector, active, enter, leave
 from everfresh.engine.receipts import Receipt, Status
 from everfresh.errors import RecursiveFillError
 from everfresh.kernel.entry import DROPPED, Entry
@@ -84,8 +84,8 @@ class Fills:
     def answer(self, request: Request, compute: Callable[[], object]) -> Answer:
         """Return a kept answer, or compute one, or wait for whoever is computing it."""
         while True:
-            mine = self._held(request)
-            claim = self.board.claim(request, mine)
+            mine, outer = self._held(request)
+            claim = self.board.claim(request, mine, outer)
             if isinstance(claim, Entry):
                 return self.hit(claim)
             if isinstance(claim, Fill):
@@ -104,8 +104,8 @@ class Fills:
     ) -> Answer:
         """Do the same for a coroutine; waiting never blocks the event loop."""
         while True:
-            mine = self._held(request)
-            claim = self.board.claim(request, mine)
+            mine, outer = self._held(request)
+            claim = self.board.claim(request, mine, outer)
             if isinstance(claim, Entry):
                 return self.hit(claim)
             if isinstance(claim, Fill):
@@ -123,6 +123,7 @@ class Fills:
     def bypass(self, request: Request, reason: str, compute: Callable[[], object]) -> Answer:
         """Compute an answer that is neither kept nor shared, and say why."""
         self.board.check_open()
+        self._taint(reason)  # before it reads: nobody may join the caller's computation from now on
         started = time.perf_counter()
         value = compute()
         cost = time.perf_counter() - started
@@ -132,7 +133,7 @@ class Fills:
         """Count a hit and let the computation around it, if any, depend on the entry."""
         entry.hits += 1
         self.board.store.touched(entry.standing)
-        collector = current()
+        collector = active()
         if collector is not None:
             collector.observe(entry, self)
         return Answer(entry, "hit", HIT)
@@ -144,17 +145,23 @@ class Fills:
 
     # one fill -----------------------------------------------------------------
 
-    def _held(self, request: Request) -> frozenset[LocalLease]:
-        """Return the leases that the caller holds; refuse a computation that asks for itself."""
-        collector = current()
+    def _held(self, request: Request) -> tuple[frozenset[LocalLease], Fill | None]:
+        """Return the leases that the caller holds, and the computation that asks.
+
+        Refuses one that asks for itself.
+        """
+        collector = active()
         if collector is None:
-            return _NONE_HELD
+            return _NONE_HELD, None
         chain = list(collector.chain())
         if any(c.owner is self and c.fill.key == request.key for c in chain):
             raise RecursiveFillError(
                 f"{request.label} asked the cache for its own result while computing it"
             )
-        return frozenset(c.lease for c in chain)
+        if collector.owner is not self:
+            collector.observe_stranger()  # before it reads: nobody may join it from now on
+            return frozenset(c.lease for c in chain), None
+        return frozenset(c.lease for c in chain), collector.fill
 
     def _computing(self, fill: Fill) -> _Computation:
         lease = cast("LocalLease", fill.lease)
@@ -221,12 +228,15 @@ class Fills:
     def _bypassed(self, entry: Entry, reason: str) -> Answer:
         entry.state = DROPPED
         self.board.counters.bypass(reason)
-        collector = current()
-        if collector is not None:
-            collector.taint(f"it used an answer that was not kept: {reason}")
+        self._taint(reason)
         return Answer(entry, "bypass", reason)
 
+    def _taint(self, reason: str) -> None:
+        collector = active()
+        if collector is not None:
+            collector.taint(f"it used an answer that was not kept: {reason}")
+
     def _observed(self, entry: Entry) -> None:
-        collector = current()
+        collector = active()
         if collector is not None:
             collector.observe(entry, self)

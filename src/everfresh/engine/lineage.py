@@ -7,14 +7,15 @@ inside it is observed there, so that it depends on what its parts depend on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from contextlib import suppress
+from contextvars import ContextVar, Token
 
 from everfresh.engine.receipts import Receipt
 from everfresh.kernel.entry import Entry
 from everfresh.kernel.ledger import Fill
 from everfresh.leases.local import LocalLease
 
-__all__ = ["Collector", "current", "enter", "leave", "observe"]
+__all__ = ["Collector", "active", "current", "enter", "leave", "observe"]
 
 
 class Collector:
@@ -44,24 +45,45 @@ class Collector:
         if owner is self.owner:
             self._add(self.fill, entry, "")
         else:
-            self.taint("it used the answer of another cache, whose changes are not heard here")
+            self.observe_stranger()
+
+    def observe_stranger(self) -> None:
+        """Depend on the answer of another cache, whose changes are not heard here."""
+        self.taint("it used the answer of another cache, whose changes are not heard here")
 
     def taint(self, reason: str) -> None:
         """Forbid keeping the value: it depends on something that nothing listens for."""
         self._add(self.fill, None, reason)
 
     def chain(self) -> Iterator[Collector]:
-        """Yield this collector and those around it, the innermost first."""
+        """Yield this collector and those around it that still compute, the innermost first."""
         collector: Collector | None = self
         while collector is not None:
-            yield collector
+            if not collector.fill.done:
+                yield collector
             collector = collector.outer
 
 
 _current: ContextVar[Collector | None] = ContextVar("everfresh_collector", default=None)
 current = _current.get
 enter = _current.set
-leave = _current.reset
+
+
+def active() -> Collector | None:
+    """Return the collector of the innermost computation that still computes.
+
+    A background task outlives the computation that started it, and keeps its context.
+    """
+    collector = current()
+    while collector is not None and collector.fill.done:
+        collector = collector.outer
+    return collector
+
+
+def leave(token: Token[Collector | None]) -> None:
+    """Undo `enter`; a coroutine that is closed with its loop ends in another context."""
+    with suppress(ValueError):
+        _current.reset(token)
 
 
 def observe(receipt: Receipt) -> None:
@@ -69,7 +91,7 @@ def observe(receipt: Receipt) -> None:
 
     Surfaces call this for what they answer, so that no surface needs to know another.
     """
-    collector = current()
+    collector = active()
     if collector is None:
         return
     if receipt.entry is None or receipt.status == "bypass":

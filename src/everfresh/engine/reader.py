@@ -22,7 +22,7 @@ from everfresh.errors import ConfigurationError, StatementError
 from everfresh.kernel.keys import PLAIN, digest, plain_digest
 from everfresh.kernel.plan import Plan, Source, TableSource
 from everfresh.kernel.schema import Table
-from everfresh.kernel.sqltext import analyse, classify
+from everfresh.kernel.sqltext import analyse, only_reads
 
 __all__ = ["Prepared", "Reader", "probe_of"]
 
@@ -98,12 +98,11 @@ class Reader:
     def refusal(self, prepared: Prepared, parameters: Mapping[str, object]) -> str | None:
         """Return why this statement's answer is not kept, None if it is.
 
-        Raises `StatementError` for a statement that writes.
+        Raises `StatementError` for a statement that is not a question.
         """
         reason = prepared.plan.refuses(parameters)
         if reason is not None:
-            kind = classify(prepared.statement, self.engine.dialect.name).kind
-            if kind not in ("read", "other"):
+            if not only_reads(prepared.statement, self.engine.dialect.name):
                 raise StatementError(
                     f"cache.sql only reads; run this on cache.engine: {_short(prepared.statement)}"
                 )

@@ -34,6 +34,12 @@ class _TimedBoard(Board):
     def observe(self, fill: Fill, parent: Entry | None, reason: str) -> None:
         """Ignore it: no change is heard here, so there is nothing to depend on."""
 
+    def _depend(self, outer: Fill, entry: Entry) -> None:
+        """Ignore it likewise."""
+
+    def _hold(self, outer: Fill | None, inner: Fill) -> None:
+        """Ignore it likewise."""
+
 
 def timed(settings: Settings) -> Fills:
     """Return get-or-compute over a store of its own; what it keeps, no change makes stale.

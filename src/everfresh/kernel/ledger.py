@@ -25,7 +25,11 @@ __all__ = ["Fill", "Flux", "Ledger"]
 
 @dataclass(slots=True, eq=False)
 class Fill:
-    """Hold one computation in progress. ``void`` says why its value must not be kept."""
+    """Hold one computation in progress. ``void`` says why its value must not be kept.
+
+    ``dependents`` are computations that wait for this one: they use its value, so what voids it
+    voids them in the same step, or somebody could join them after the change.
+    """
 
     key: str
     sources: list[Source] = field(default_factory=list)
@@ -34,6 +38,8 @@ class Fill:
     mark: Mark | None = None
     void: str | None = None
     change: Change | None = None
+    dependents: list[Fill] = field(default_factory=list)
+    done: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -63,7 +69,7 @@ class Ledger:
 
     def observe(self, fill: Fill, parent: Entry) -> None:
         """Let a running fill depend on the sources of an entry it has just read."""
-        if fill.void is not None:
+        if fill.void is not None or fill.done:
             return
         if parent.state < 0:
             self.void(fill, f"{parent.label or parent.key} changed while it was being used")
@@ -76,6 +82,8 @@ class Ledger:
 
     def finish(self, fill: Fill, entry: Entry | None) -> bool:
         """End a fill; return whether its entry may be kept (it is then listened for)."""
+        fill.done = True
+        fill.dependents.clear()
         self._index.discard(fill)
         if self.running.get(fill.key) is fill:
             del self.running[fill.key]
@@ -86,10 +94,14 @@ class Ledger:
 
     def void(self, fill: Fill, reason: str, change: Change | None = None) -> None:
         """Forbid keeping the fill's value; whoever asks from now on starts anew."""
-        if fill.void is None:
-            fill.void, fill.change = reason, change
-        if self.running.get(fill.key) is fill:
-            del self.running[fill.key]
+        open_ends = [fill]
+        while open_ends:
+            voided = open_ends.pop()
+            if voided.void is None:
+                voided.void, voided.change = reason, change
+                open_ends.extend(voided.dependents)
+            if self.running.get(voided.key) is voided:
+                del self.running[voided.key]
 
     def _void_if_in_flux(self, fill: Fill, sources: Iterable[Source]) -> None:
         for flux in self._flux:
