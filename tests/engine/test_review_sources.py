@@ -4,6 +4,7 @@ import pytest
 import sqlalchemy as sa
 
 import everfresh
+from everfresh.errors import StatementError
 
 from .conftest import make_flights, write
 
@@ -53,3 +54,41 @@ def test_invalidating_a_view_drops_what_was_read_from_its_tables(cache):
     cache.sql(COUNT, m=6)
     cache.invalidate("june")
     assert cache.sql(COUNT, m=6).receipt.status != "hit"
+
+
+# -- what is a question
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ATTACH 'other.db' AS other",
+        "/* all */ VACUUM",
+        "REINDEX",
+        "ANALYZE",
+        "DETACH main",
+        "PRAGMA user_version = 7",
+        "PRAGMA optimize",
+        "PRAGMA main.journal_mode(wal)",
+        "WITH x AS (SELECT 1) DELETE FROM flights",
+        "INSERT INTO flights (id) VALUES (99)",
+    ],
+)
+def test_what_is_no_question_is_refused(cache, statement):
+    with pytest.raises(StatementError, match="only reads"):
+        cache.sql(statement)
+
+
+def test_questions_of_every_kind_reach_the_database(cache, pg):
+    assert cache.sql("-- one\n PRAGMA user_version").scalar() == 0
+    assert len(cache.sql("PRAGMA table_info(flights)")) == 4
+    assert len(cache.sql("EXPLAIN QUERY PLAN SELECT * FROM flights")) == 1
+    assert pg.sql("SHOW TimeZone").scalar()
+    assert len(pg.sql("(TABLE flights)")) == 48
+    assert len(pg.sql("EXPLAIN (ANALYZE, COSTS OFF) SELECT * FROM flights")) > 1
+    for statement in ("EXPLAIN ANALYZE DELETE FROM flights", "VACUUM", "CHECKPOINT"):
+        with pytest.raises(StatementError, match="only reads"):
+            pg.sql(statement)
+    for one in (cache, pg):
+        with pytest.raises(sa.exc.DBAPIError, match="syntax error"):
+            one.sql("SELECT FROM WHERE")
