@@ -26,6 +26,7 @@ from everfresh.stores.memory import MemoryStore
 __all__ = ["Board", "Request"]
 
 _HISTORY = 10_000  # entries that went and are remembered: a few hundred bytes each
+_LABEL = 500  # characters of the statement that are remembered
 _SHORTCUTS = 8  # ways of asking for one entry that are kept as shortcuts
 
 
@@ -280,7 +281,7 @@ class Board:
         self._history[entry.key] = Past(
             key=entry.key,
             kind=entry.kind,
-            label=entry.label,
+            label=entry.label[:_LABEL],
             reason=reason,
             change=change,
             at=self.clock(),

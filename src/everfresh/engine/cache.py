@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import MissingGreenlet
 
 from everfresh.changes.session import SessionFeed
 from everfresh.engine import audit as auditing
@@ -19,7 +20,7 @@ from everfresh.engine.reader import Prepared, Reader, probe_of
 from everfresh.engine.rows import Rows
 from everfresh.engine.stats import Stats
 from everfresh.engine.transactions import Transactions
-from everfresh.errors import StatementError
+from everfresh.errors import ConfigurationError, StatementError
 from everfresh.kernel.entry import Entry
 from everfresh.kernel.score import make_policy
 from everfresh.settings import Settings, check_seconds
@@ -202,6 +203,15 @@ class Cache:
     def ask(self, statement: str, parameters: dict[str, object], ttl: float | None) -> Rows:
         """Return the rows of a SELECT that no shortcut answered."""
         self.board.check_open()
+        try:
+            return self._ask(statement, parameters, ttl)
+        except MissingGreenlet:
+            raise ConfigurationError(
+                "cache.sql blocks, and this engine is asyncio's: open the cache with a blocking "
+                "engine of the same database"
+            ) from None
+
+    def _ask(self, statement: str, parameters: dict[str, object], ttl: float | None) -> Rows:
         prepared, request = self.request(statement, parameters, ttl)
         refusal = self.reader.refusal(prepared, parameters)
         if refusal is not None:

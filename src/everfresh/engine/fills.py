@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self, cast
 
 from everfresh.engine.board import Board, Request
 from everfresh.engine.lineage import Collector, active, enter, leave
+from everfresh.engine.raising import again, bare
 from everfresh.engine.receipts import Receipt, Status
 from everfresh.errors import RecursiveFillError
 from everfresh.kernel.entry import DROPPED, Entry
@@ -24,7 +25,16 @@ from everfresh.stores.sizing import size_of
 __all__ = ["HIT", "Answer", "Fills", "Request"]
 
 HIT = "kept, and nothing it depends on has changed"
+_ENTRY = 2500  # bytes of an entry besides its value: keys, sources, shortcuts (as tracemalloc saw)
+_PLACE = 400  # bytes of one value in the change index and in its condition
 _NONE_HELD: frozenset[LocalLease] = frozenset()
+
+
+def _weight(request: Request, value: object) -> int:
+    """Return about how many bytes an entry takes: value, parameters, places in the index."""
+    anchors = [source.anchor for source in request.sources]
+    places = sum(len(anchor.values) for anchor in anchors if anchor is not None)
+    return size_of(value) + size_of(request.detail) + places * _PLACE + _ENTRY
 
 
 @dataclass(slots=True, frozen=True)
@@ -34,11 +44,14 @@ class Answer:
     entry: Entry
     status: Status
     reason: str
+    error: Exception | None = None
 
     def value(self) -> Any:
         """Return the value, or raise the error that the computation raised."""
+        if self.error is not None:
+            raise self.error  # to the one who computed, as it came
         if self.entry.error:
-            raise cast("BaseException", self.entry.value)
+            raise again(cast("Exception", self.entry.value))
         return self.entry.value
 
 
@@ -48,11 +61,11 @@ class _Computation:
     A class, not a generator under `contextmanager`: every miss goes through it.
     """
 
-    __slots__ = ("_board", "_collector", "_started", "_token", "cost", "error", "value")
+    __slots__ = ("_board", "_collector", "_started", "_token", "cost", "raised", "value")
 
     def __init__(self, board: Board, collector: Collector) -> None:
         self.value: object = None
-        self.error = False
+        self.raised: Exception | None = None
         self.cost = 0.0
         self._board = board
         self._collector = collector
@@ -66,7 +79,8 @@ class _Computation:
         self.cost = time.perf_counter() - self._started
         leave(self._token)
         if isinstance(error, Exception):
-            self.value, self.error = error, True
+            # what is kept and shared is a copy without the frames, which hold all their variables
+            self.raised, self.value = error, bare(error)
         elif error is not None:
             # cancelled or interrupted: one of those who wait takes over
             self._board.abandon(self._collector.fill)
@@ -170,7 +184,7 @@ class Fills:
     def _settle(self, request: Request, fill: Fill, done: _Computation) -> Answer:
         lease = cast("LocalLease", fill.lease)
         try:
-            entry = self._entry(request, fill, done.value, done.cost, error=done.error)
+            entry = self._entry(request, fill, done.value, done.cost, error=done.raised is not None)
             refused = self.board.publish(fill, entry, request)
         except BaseException:
             self.board.abandon(fill)
@@ -178,9 +192,9 @@ class Fills:
             raise
         lease.complete(entry)
         if refused is not None:
-            return self._bypassed(entry, refused)
+            return replace(self._bypassed(entry, refused), error=done.raised)
         self._observed(entry)
-        return Answer(entry, cast("Status", entry.origin), entry.reason)
+        return Answer(entry, cast("Status", entry.origin), entry.reason, done.raised)
 
     def _joined(self, entry: Entry) -> Answer:
         self.board.counters.joined += 1
@@ -215,7 +229,7 @@ class Fills:
             mark=None if fill is None else fill.mark,
             filled_at=now,
             cost=cost,
-            bytes=size_of(value),
+            bytes=_weight(request, value),
             deadline=min(limits, default=None),
             parents=tuple(parent.key for parent in parents),
             error=error,

@@ -73,16 +73,35 @@ def wrap(
     function: Callable[..., Any], fills: Fills, reader: Reader, options: FunctionOptions
 ) -> Any:
     """Return the function with its results kept. Raises `ConfigurationError` for generators."""
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise ConfigurationError(
-            f"{function.__qualname__} is a generator, which can be read only once: return a list"
-        )
+    _check(function)
     calls = Calls(function, fills, reader, options)
     wrapper = _async_wrapper(calls) if inspect.iscoroutinefunction(function) else _wrapper(calls)
     functools.update_wrapper(wrapper, function)
     wrapper.receipt, wrapper.key = calls.receipt, calls.key  # type: ignore[attr-defined]
     wrapper.invalidate = calls.invalidate  # type: ignore[attr-defined]
     return wrapper
+
+
+def _check(function: Any) -> None:
+    if isinstance(function, (classmethod, staticmethod)):
+        raise ConfigurationError("put cache.cached below @classmethod or @staticmethod, not above")
+    if not callable(function):
+        raise ConfigurationError(f"cache.cached takes a function, not {type(function).__name__}")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigurationError(
+            f"{_name_of(function)} is a generator, which can be read only once: return a list"
+        )
+    try:
+        inspect.signature(function)
+    except ValueError:
+        raise ConfigurationError(
+            f"{_name_of(function)} does not tell its parameters: wrap it in a function"
+        ) from None
+
+
+def _name_of(function: Any) -> str:
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _wrapper(calls: Calls) -> Callable[..., Any]:
@@ -143,7 +162,7 @@ class Calls:
         self._reader = reader
         self._signature = inspect.signature(function)
         self._identity = _identity_of(function)
-        self._name = f"{function.__module__}.{function.__qualname__}"
+        self._name = _name_of(function)
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Answer a call that no shortcut answered."""
@@ -208,12 +227,14 @@ class Calls:
 
 def _identity_of(function: Callable[..., Any]) -> object:
     """Return what tells this function's code from any other's, the same in every process."""
-    inner = inspect.unwrap(function)
-    code = getattr(inner, "__code__", None)
-    name = (function.__module__, function.__qualname__)
-    if code is None:  # a callable object or a builtin: its name is all there is
-        return (*name, next(_closures))
-    return (*name, _code_of(code), _captured(inner))
+    layers: list[object] = []
+    layer: Any = function
+    while layer is not None:  # what functools.wraps put around it is part of it
+        code = getattr(layer, "__code__", None)
+        # a callable object or a builtin has no code to tell it by: it equals itself alone
+        layers.append(next(_closures) if code is None else (_code_of(code), _captured(layer)))
+        layer = getattr(layer, "__wrapped__", None)
+    return (_name_of(function), tuple(layers))
 
 
 def _code_of(code: CodeType) -> tuple[object, ...]:

@@ -9,6 +9,7 @@ from sys import getsizeof
 from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 from everfresh.errors import StatementError
+from everfresh.stores.sizing import size_of
 
 if TYPE_CHECKING:
     from everfresh.engine.receipts import Receipt
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["FrozenDict", "FrozenList", "Row", "Rows", "make_rows"]
 
 
-_SAMPLE = 200  # rows that are measured to tell the size of a result
+_NUMBERS = frozenset({int, float, bool, type(None)})
 
 
 class Row(tuple[Any, ...]):
@@ -86,9 +87,7 @@ class Rows(Sequence[Row]):
     {'carrier': 'UA', 'delay': 3.5}
     """
 
-    __slots__ = ("__weakref__", "_make_receipt", "_rows", "columns")
-
-    columns: tuple[str, ...]
+    __slots__ = ("__weakref__", "_columns", "_make_receipt", "_rows")
 
     def __init__(
         self,
@@ -96,9 +95,14 @@ class Rows(Sequence[Row]):
         rows: tuple[Row, ...],
         make_receipt: Callable[[], Receipt] | None = None,
     ) -> None:
-        self.columns = columns
+        self._columns = columns
         self._rows = rows
         self._make_receipt = make_receipt
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns, in order."""
+        return self._columns
 
     @property
     def receipt(self) -> Receipt:
@@ -113,12 +117,12 @@ class Rows(Sequence[Row]):
 
     @property
     def nbytes(self) -> int:
-        """About how many bytes the rows take; those of a large result are sampled."""
+        """About how many bytes the rows take; every cell of varying size is counted."""
         rows = self._rows
-        step = len(rows) // _SAMPLE + 1
-        sample = rows[::step]
-        size = sum(getsizeof(row) + sum(map(getsizeof, row)) for row in sample)
-        return 200 + (size * len(rows) // len(sample) if sample else 0)
+        if not rows:
+            return 200
+        cells = sum(map(_column_size, zip(*rows, strict=True)))
+        return 200 + len(rows) * getsizeof(rows[0]) + cells
 
     @overload
     def __getitem__(self, index: int) -> Row: ...
@@ -141,6 +145,10 @@ class Rows(Sequence[Row]):
         return NotImplemented
 
     __hash__ = None  # type: ignore[assignment]  # cells may be unhashable, as in a list of tuples
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # the receipt stays behind: it speaks of a cache of this process
+        return make_rows, (self._columns, [tuple(row) for row in self._rows])
 
     def __repr__(self) -> str:
         shown = ", ".join(map(repr, self._rows[:5]))
@@ -188,6 +196,14 @@ def make_rows(columns: Sequence[str], raw: Iterable[Iterable[Any]]) -> Rows:
             for row in rows
         ]
     return Rows(names, tuple(rows))
+
+
+def _column_size(cells: tuple[Any, ...]) -> int:
+    kinds = set(map(type, cells))
+    if kinds <= _NUMBERS:
+        return len(cells) * 28
+    flat = kinds <= _NUMBERS | {str, bytes}
+    return sum(map(getsizeof if flat else size_of, cells))
 
 
 def _mutable_columns(rows: Sequence[Row]) -> set[int]:

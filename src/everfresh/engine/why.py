@@ -100,7 +100,7 @@ def invalidate(cache: Cache, what: Any, parameters: dict[str, object]) -> int:
         )
     if _is_key(what):
         return board.invalidate([what])
-    if " " in what.strip():
+    if " " in what.strip() and cache.reader.schema().table(None, what) is None:
         return board.invalidate([cache.request(what, parameters)[1].key])
     sources = cache.reader.whole_tables([what])
     return board.apply([Change(source.table) for source in sources])

@@ -13,6 +13,7 @@ from weakref import ref
 from everfresh.engine.board import Board, Request
 from everfresh.engine.fills import HIT, Answer
 from everfresh.engine.lineage import current
+from everfresh.engine.raising import again
 from everfresh.engine.receipts import Receipt, Status
 from everfresh.engine.stats import Stats
 from everfresh.engine.timed import timed
@@ -21,7 +22,6 @@ from everfresh.kernel.entry import DROPPED, FRESH, TIMED
 from everfresh.kernel.entry import Entry as Kept
 from everfresh.micro.entry import Entry
 from everfresh.micro.followed import Listening
-from everfresh.micro.formatting import again
 from everfresh.micro.options import Options, check_threshold
 from everfresh.micro.pruning import Pruner
 from everfresh.micro.question import Form, Question
