@@ -92,3 +92,55 @@ def test_questions_of_every_kind_reach_the_database(cache, pg):
     for one in (cache, pg):
         with pytest.raises(sa.exc.DBAPIError, match="syntax error"):
             one.sql("SELECT FROM WHERE")
+
+
+# -- sessions of PostgreSQL
+
+ORDERS = "SELECT n FROM orders"
+
+
+@pytest.fixture
+def orders(pg):
+    write(pg, "CREATE SCHEMA other")
+    for place, n in (("public", 1), ("other", 2)):
+        write(pg, f"CREATE TABLE {place}.orders (n INTEGER)")
+        write(pg, f"INSERT INTO {place}.orders VALUES ({n})")
+    return pg
+
+
+@pytest.mark.parametrize(
+    "setting", ["search_path TO other", "TIME ZONE 'America/New_York'", "DateStyle TO 'German'"]
+)
+def test_a_transaction_with_settings_of_its_own_is_not_answered_from_memory(orders, setting):
+    orders.sql(ORDERS)
+    with orders.engine.begin() as connection:
+        view = orders.using(connection=connection)
+        assert view.sql(ORDERS).receipt.status == "hit"
+        connection.execute(sa.text(f"SET LOCAL {setting}"))
+        rows = view.sql(ORDERS)
+        assert rows.receipt.status == "bypass"
+        assert "other settings" in rows.receipt.reason
+        assert rows.scalar() == connection.execute(sa.text(ORDERS)).scalar()
+
+
+def test_what_a_session_with_other_settings_answers_is_not_kept(orders):
+    orders.sql(COUNT, m=6)
+    with orders.engine.connect() as connection:  # the one connection of the pool
+        connection.execute(sa.text("SELECT set_config('search_path', 'other', false)"))
+        connection.commit()
+    assert orders.sql(ORDERS).scalar() == 2  # what that session says, and for this once
+    with orders.engine.connect() as connection:
+        connection.execute(sa.text("SET search_path TO DEFAULT"))
+        connection.commit()
+    assert orders.sql(ORDERS).scalar() == 1
+    assert orders.sql(ORDERS).receipt.status == "hit"
+
+
+def test_row_level_security_is_refused(orders):
+    orders.sql(ORDERS)
+    write(orders, "CREATE VIEW many AS SELECT * FROM orders")
+    write(orders, "ALTER TABLE orders ENABLE ROW LEVEL SECURITY")
+    for statement in (ORDERS, "SELECT n FROM many"):
+        receipt = orders.sql(statement).receipt
+        assert receipt.status == "bypass"
+        assert "row-level security" in receipt.reason

@@ -28,6 +28,8 @@ from everfresh.kernel.sqltext import classify
 
 __all__ = ["SessionFeed"]
 
+Settings = tuple[tuple[str, str], ...]
+
 _KNOWN_STATEMENTS = 4096
 """Texts remembered with what they do; then all are forgotten at once."""
 
@@ -54,6 +56,7 @@ class SessionFeed:
         self._on_begin: Callable[[object], None] | None = None
         self._on_closed: Callable[[object], None] | None = None
         self._schema_version = 0
+        self.session: Settings | None = None  # that the answers are made with; None before any is
         self._shared = SharedSchema(self._schema_changed)
         self._statements = Statements(classify, engine.dialect.name, _KNOWN_STATEMENTS)
         self._connections = Connections(engine, self._shared, row_limit)
@@ -120,8 +123,9 @@ class SessionFeed:
         """Whether this Connection has written in its open transaction."""
         return self.uncommitted(connection.connection.dbapi_connection)
 
-    def know(self, schema: DatabaseSchema) -> None:
-        """Take a schema that was just described, which saves reading it again."""
+    def know(self, schema: DatabaseSchema, session: Settings = ()) -> None:
+        """Take a schema that was just described, and the settings of the session it was read in."""
+        self.session = session
         if schema.dialect == "postgresql":
             self._shared.know(schema)
 

@@ -28,6 +28,7 @@ __all__ = [
     "describe",
     "describe_with",
     "identity",
+    "session",
     "version",
 ]
 
@@ -73,6 +74,11 @@ def identity(connection: Connection) -> Identity:
     if connection.dialect.name == "sqlite":
         return _sqlite_identity(connection, query)
     return Identity(describe_postgres.database(query), describe_postgres.session(query))
+
+
+def session(connection: Connection) -> tuple[tuple[str, str], ...]:
+    """Return the `Identity.session` of a PostgreSQL connection; takes one statement."""
+    return describe_postgres.session(_query(connection))
 
 
 def version(connection: Connection) -> tuple[int, ...]:

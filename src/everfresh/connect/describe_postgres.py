@@ -25,7 +25,8 @@ SELECT n.nspname, c.relname, c.relkind::text, c.relpersistence::text,
                        OR d.classid = 'pg_constraint'::regclass AND d.objid IN
                             (SELECT oid FROM pg_constraint WHERE conrelid = c.oid)
                        OR d.classid = 'pg_policy'::regclass AND d.objid IN
-                            (SELECT oid FROM pg_policy WHERE polrelid = c.oid)))
+                            (SELECT oid FROM pg_policy WHERE polrelid = c.oid))),
+       c.relrowsecurity
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
    AND n.nspname NOT LIKE 'pg\\_toast%'
@@ -95,7 +96,8 @@ def read(query: Query) -> DatabaseSchema:
         columns.setdefault(f"{schema}.{table}", []).append(Column(name, type_, collation))
     tables: dict[str, Table] = {}
     triggering: set[str] = set()
-    for schema, table, kind, persistence, definition, primary, triggers in query(_RELATIONS):
+    for row in query(_RELATIONS):
+        schema, table, kind, persistence, definition, primary, triggers, secured = row
         name = f"{schema}.{table}"
         tables[name] = Table(
             name,
@@ -103,6 +105,7 @@ def read(query: Query) -> DatabaseSchema:
             columns=tuple(columns.get(name, ())),
             definition=definition and definition.rstrip().rstrip(";").strip(),
             primary_key=tuple(primary or ()),
+            row_security=bool(secured),
         )
         if triggers and schema not in _SYSTEM:
             triggering.add(name)

@@ -15,7 +15,7 @@ from sqlalchemy.pool import StaticPool
 from sqlalchemy.sql.elements import TextClause
 
 from everfresh.changes.session import SessionFeed
-from everfresh.connect.describe import DatabaseSchema, describe, identity
+from everfresh.connect.describe import DatabaseSchema, Identity, describe, identity, session
 from everfresh.engine.lineage import current
 from everfresh.engine.rows import Rows, make_rows
 from everfresh.errors import ConfigurationError, StatementError
@@ -61,7 +61,7 @@ class Reader:
         self._limit = plans
         self._lock = Lock()
         self._schema: DatabaseSchema | None = None
-        self._identity: object = None
+        self._identity: Identity | None = None
         self._schema_version = -1
 
     def prepare(self, statement: str) -> Prepared:
@@ -135,10 +135,16 @@ class Reader:
             return self._current_schema()
 
     def fill(self, prepared: Prepared, parameters: Mapping[str, object]) -> Rows:
-        """Run a statement whose answer may be kept, in a transaction of its own."""
+        """Run a statement whose answer may be kept, in a transaction of its own.
+
+        On PostgreSQL the answer of a session with other settings than those in the key is not
+        kept. A hit has no session: where a checkout event gives each tenant settings of its own,
+        what was kept for one is given to all. Such tenants need an engine and a cache each.
+        """
         with self._connect() as connection:
             if self.engine.dialect.name == "postgresql":
                 connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+                self._check_session(connection, prepared)
                 return self.run(connection, prepared, parameters)
             before = self._own_writes(connection)
             rows = self.run(connection, prepared, parameters)
@@ -172,6 +178,18 @@ class Reader:
             )
         return self.engine.connect()
 
+    def _check_session(self, connection: Connection, prepared: Prepared) -> None:
+        """Do not keep what a session with other settings answers: a SET outlives its checkout.
+
+        Asked every time: functions and raw cursors change settings too, which nothing tells.
+        """
+        collector = current()
+        if collector is None or self._identity is None:
+            return
+        here = Identity(self._identity.database, session(connection))
+        if self._digest(prepared.statement, here) != prepared.digest:
+            collector.taint("its session has other settings than the cache's answers are made with")
+
     def _own_writes(self, connection: Connection) -> int | None:
         """Return a stamp of the connection's own writes, None while some are uncommitted.
 
@@ -188,15 +206,19 @@ class Reader:
         schema = self._current_schema()
         clause, bound = self._parse(statement)
         plan = analyse(statement, schema)
-        return Prepared(statement, clause, bound, plan, version, self._digest(statement))
+        return Prepared(
+            statement, clause, bound, plan, version, self._digest(statement, self._identity)
+        )
 
-    def _digest(self, statement: str) -> str:
-        return digest("statement", text=statement, database=self._identity)
+    def _digest(self, statement: str, database: Identity | None) -> str:
+        return digest("statement", text=statement, database=database)
 
     def unplanned(self, statement: str, reason: str) -> Prepared:
         """Return a statement that is only to be run, without looking at the schema."""
         plan = Plan(refusal=reason)
-        return Prepared(statement, *self._parse(statement), plan, -1, self._digest(statement))
+        return Prepared(
+            statement, *self._parse(statement), plan, -1, self._digest(statement, self._identity)
+        )
 
     def _parse(self, statement: str) -> tuple[TextClause, frozenset[str]]:
         names = _EXPANDING.findall(statement)
@@ -212,7 +234,7 @@ class Reader:
         if self._schema is None or self._schema_version != version:
             with self._connect() as connection:
                 self._schema, self._identity = describe(connection), identity(connection)
-            self.feed.know(self._schema)
+            self.feed.know(self._schema, self._identity.session)
             self._schema_version = version
         return self._schema
 

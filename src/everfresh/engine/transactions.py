@@ -15,6 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection, Engine
 
 from everfresh.changes.session import SessionFeed
+from everfresh.connect.describe import session
 from everfresh.errors import ConfigurationError
 from everfresh.kernel.entry import Entry
 
@@ -89,10 +90,14 @@ class Transactions:
         level = connection.get_isolation_level()
         if level == "SERIALIZABLE":
             return "a SERIALIZABLE transaction must read from the database itself"
-        if level == "REPEATABLE READ":
-            return self._take_snapshot(connection, "SELECT 1")
         if level == "AUTOCOMMIT":
             return "it runs on a connection in autocommit mode, which may be in any state"
+        if level == "REPEATABLE READ":
+            reason = self._take_snapshot(connection, "SELECT 1")
+            if reason is not None:
+                return reason
+        if self.feed.session is not None and session(connection) != self.feed.session:
+            return "its session has other settings than the cache's answers were made with"
         return None
 
     def _take_snapshot(self, connection: Connection, statement: str) -> str | None:

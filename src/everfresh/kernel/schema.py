@@ -25,6 +25,7 @@ class Table:
 
     ``name`` is canonical: ``"schema.table"``, in lower case on SQLite (whose identifiers ignore
     case), as stored in the catalogue on PostgreSQL. ``definition`` is the SELECT of a view.
+    ``row_security`` is set where policies decide which rows a session sees.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Table:
     columns: tuple[Column, ...] = ()
     definition: str | None = None
     primary_key: tuple[str, ...] = ()
+    row_security: bool = False
     column: dict[str, Column] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

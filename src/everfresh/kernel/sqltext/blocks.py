@@ -320,6 +320,8 @@ class Walker:
             raise Misunderstood(f"there is no table {shown}")
         if table.kind in _KINDS:
             raise Misunderstood(_KINDS[table.kind].format(name=shown))
+        if table.row_security:
+            raise Misunderstood("row-level security may answer each session differently")
         if table.kind == "view" and not table.definition:
             raise Misunderstood(f"the definition of the view {shown} is not known")
         return table
