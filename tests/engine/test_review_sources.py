@@ -144,3 +144,28 @@ def test_row_level_security_is_refused(orders):
         receipt = orders.sql(statement).receipt
         assert receipt.status == "bypass"
         assert "row-level security" in receipt.reason
+
+
+# -- connections that bypass SQLAlchemy
+
+
+def test_ddl_on_a_raw_connection_is_heard_when_it_is_given_back(cache):
+    write(cache, "CREATE VIEW some AS SELECT * FROM flights WHERE month = 6")
+    statement = "SELECT count(*) FROM some"
+    assert cache.sql(statement).scalar() == 4
+    raw = cache.engine.raw_connection()
+    raw.driver_connection.executescript(
+        "DROP VIEW some; CREATE VIEW some AS SELECT * FROM flights WHERE month < 3"
+    )
+    before = cache.feed.schema_version
+    raw.close()
+    assert cache.feed.schema_version > before
+    assert cache.sql(statement).scalar() == 8
+
+
+def test_a_raw_connection_that_only_reads_voids_nothing(cache):
+    cache.sql(COUNT, m=6)
+    raw = cache.engine.raw_connection()
+    raw.driver_connection.execute("SELECT * FROM flights").fetchall()
+    raw.close()
+    assert cache.sql(COUNT, m=6).receipt.status == "hit"

@@ -59,6 +59,9 @@ class Pending(Protocol):
     def foreign(self) -> bool:
         """Whether the connection wrote behind our back."""
 
+    def altered(self, stamp: tuple[int, ...]) -> bool:
+        """Whether the schema may not be the one of this stamp; nothing told of the change."""
+
     def changes(self) -> list[Change]:
         """Return what the open transaction, about to be committed, has changed."""
 

@@ -137,6 +137,10 @@ class PostgresPending:
         """Whether this checkout bypassed SQLAlchemy's Connection: then nothing was seen."""
         return self.direct
 
+    def altered(self, stamp: tuple[int, ...]) -> bool:
+        """Return False: there is no stamp, and what was not seen counts as `foreign`."""
+        return False
+
     def changes(self) -> list[Change]:
         """Return the tables that the open transaction may have changed."""
         if _status(self.raw) == _IN_ERROR:

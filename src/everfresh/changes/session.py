@@ -23,6 +23,7 @@ from everfresh.changes.statements import Statement, Statements
 from everfresh.changes.wrap import Call, Wrapping
 from everfresh.connect.description import DatabaseSchema
 from everfresh.errors import ConfigurationError
+from everfresh.kernel.change import Change
 from everfresh.kernel.ports import Listener
 from everfresh.kernel.sqltext import classify
 
@@ -56,6 +57,7 @@ class SessionFeed:
         self._on_begin: Callable[[object], None] | None = None
         self._on_closed: Callable[[object], None] | None = None
         self._schema_version = 0
+        self._stamp: tuple[int, ...] = ()
         self.session: Settings | None = None  # that the answers are made with; None before any is
         self._shared = SharedSchema(self._schema_changed)
         self._statements = Statements(classify, engine.dialect.name, _KNOWN_STATEMENTS)
@@ -126,6 +128,7 @@ class SessionFeed:
     def know(self, schema: DatabaseSchema, session: Settings = ()) -> None:
         """Take a schema that was just described, and the settings of the session it was read in."""
         self.session = session
+        self._stamp = schema.stamp[:-1]  # without that of the temporary schema
         if schema.dialect == "postgresql":
             self._shared.know(schema)
 
@@ -284,6 +287,9 @@ class SessionFeed:
         if pending is not None:
             self._commits.settle(pending, final=True)
             self._commits.overtaken(pending)
+            if pending.direct and self._stamp and pending.altered(self._stamp):
+                pending.schema_changed()
+                self._publisher.report([Change(None)])
             self._commits.report_foreign(pending)
 
     def _on_close(self, raw: Any, record: object) -> None:

@@ -18,6 +18,7 @@ from everfresh.changes.pending import as_changes
 from everfresh.changes.sqlite_plan import SqlitePlan, make_plan
 from everfresh.changes.sqlite_rows import PREFIX, RowLog
 from everfresh.changes.statements import Statement
+from everfresh.connect import describe_sqlite
 from everfresh.connect.describe import DatabaseSchema, describe_with
 from everfresh.kernel.change import Change
 
@@ -178,6 +179,13 @@ class SqlitePending:
     def foreign(self) -> bool:
         """Whether rows changed that no statement seen here accounts for."""
         return not self._loose and self._driver.total_changes != self._total
+
+    def altered(self, stamp: tuple[int, ...]) -> bool:
+        """Whether the schema is not the one of this stamp: DDL does not move `total_changes`."""
+        try:
+            return describe_sqlite.version(self._rows)[:-1] != stamp
+        except Exception:  # another thread's connection, or a locked file: not proven
+            return True
 
     def changes(self) -> list[Change]:
         """Return what the open transaction has changed."""
