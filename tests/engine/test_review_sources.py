@@ -169,3 +169,45 @@ def test_a_raw_connection_that_only_reads_voids_nothing(cache):
     raw.driver_connection.execute("SELECT * FROM flights").fetchall()
     raw.close()
     assert cache.sql(COUNT, m=6).receipt.status == "hit"
+
+
+@pytest.mark.parametrize("database", ["cache", "pg"])
+def test_a_detached_connection_is_heard_and_then_forgotten(database, request):
+    cache = request.getfixturevalue(database)
+    cache.sql(COUNT, m=6)
+    followed = len(cache.feed._connections._by_id)
+    for n in range(5):
+        connection = cache.engine.connect()
+        connection.detach()
+        connection.execute(sa.text("DELETE FROM flights WHERE id = :n"), {"n": 5 + 12 * n})
+        connection.commit()
+        connection.close()
+    assert len(cache.feed._connections._by_id) <= followed
+    assert cache.sql(COUNT, m=6).scalar() == 0
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="the driver does not tell whether a connection still holds a read snapshot",
+)
+def test_an_unfinished_cursor_on_a_pooled_connection_keeps_no_old_answer(url):
+    engine = sa.create_engine(url)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+    with everfresh.open(engine) as cache:
+        write(cache, "DELETE FROM flights WHERE month = 12")
+        cache.reader.schema()
+        first, second = engine.connect(), engine.connect()
+        leaked = first.execute(sa.text("SELECT * FROM flights"))
+        leaked.fetchone()  # and no further: its snapshot stays open on the connection
+        second.execute(sa.text("DELETE FROM flights WHERE month = 6"))
+        second.commit()
+        first.close()
+        cursor_of_the_snapshot = leaked  # keeps it alive in the pool
+        try:
+            cache.sql(COUNT, m=6)
+            assert cache.sql(COUNT, m=6).scalar() == 0
+        finally:
+            cursor_of_the_snapshot.close()
+            second.close()
+    engine.dispose()

@@ -275,6 +275,7 @@ class SessionFeed:
         attach(self._engine, "checkout", self._on_checkout)
         attach(self._engine, "checkin", self._on_checkin)
         attach(self._engine, "close", self._on_close)
+        attach(self._engine, "close_detached", self._on_close_detached)
 
     def _on_connect(self, raw: Any, record: object) -> None:
         self._connections.adopt(raw, known=True)
@@ -291,6 +292,11 @@ class SessionFeed:
                 pending.schema_changed()
                 self._publisher.report([Change(None)])
             self._commits.report_foreign(pending)
+
+    def _on_close_detached(self, raw: Any) -> None:
+        """Forget a connection that will not come back to the pool: no other event tells."""
+        self._on_checkin(raw, None)
+        self._on_close(raw, None)
 
     def _on_close(self, raw: Any, record: object) -> None:
         if self._on_closed is not None:
