@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
+import sqlalchemy.orm
 
 import everfresh
 from everfresh.errors import ConfigurationError
