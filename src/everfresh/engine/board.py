@@ -311,11 +311,6 @@ class Board:
         with self._lock:
             return self._history.get(key)
 
-    def in_flux(self, sources: Iterable[Source]) -> bool:
-        """Whether a commit in progress touches one of these sources."""
-        with self._lock:
-            return self._ledger.in_flux(sources)
-
     def entries(self) -> list[Entry]:
         """Return what is kept now."""
         with self._lock:

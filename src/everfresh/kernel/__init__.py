@@ -1,1 +1,1 @@
-"""TODO."""
+"""Pure decisions: no I/O, no clock, no threads."""

@@ -156,15 +156,6 @@ class Ledger:
         entry.state = state
         self._index.discard(entry)
 
-    def in_flux(self, sources: Iterable[Source]) -> bool:
-        """Whether a commit in progress touches one of these sources."""
-        return any(
-            source.touched_by(change)
-            for source in sources
-            for flux in self._flux
-            for change in flux.changes
-        )
-
     def _touched(self, changes: Iterable[Change]) -> Iterable[tuple[Fill | Entry, Change]]:
         for change in changes:
             for item in self._index.touched(change):

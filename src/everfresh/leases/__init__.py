@@ -1,1 +1,1 @@
-"""TODO."""
+"""Who may fill a key."""

@@ -8,7 +8,7 @@ from types import FunctionType, MethodType
 from typing import Any, Literal
 
 from everfresh.errors import StatementError, UnkeyableError
-from everfresh.kernel.keys import digest
+from everfresh.kernel.keys import PLAIN, digest
 
 __all__ = ["ALL", "CALL", "Form", "Question"]
 
@@ -16,9 +16,6 @@ Form = Literal["one", "all", "call"]
 
 # first elements of probes; `one` has none: its probes begin with the text of the query
 ALL, CALL = object(), object()
-
-# of these exact types, equal values have equal keys: others need the full key
-_PLAIN = frozenset({int, str, bool, bytes, type(None)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +81,7 @@ class Question:
             head, names, values = (cls, *head), (), (*self.parameters,)
         else:
             return None
-        if {*map(type, names)} - {str} or {*map(type, values)} - _PLAIN:
+        if {*map(type, names)} - {str} or {*map(type, values)} - PLAIN:
             return None
         return (*head, *names, *values, *map(type, values))
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Where values lie, and how they become bytes."""

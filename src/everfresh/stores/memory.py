@@ -33,7 +33,6 @@ class MemoryStore:
         if max_bytes < 1:
             raise ConfigurationError(f"max_bytes must be at least 1 byte, not {max_bytes}")
         self.max_bytes = max_bytes
-        self.evictions = 0
         self._policy: Policy = policy or HalfLife()
         self._entries: dict[str, Entry] = {}
         self._bytes = 0
@@ -130,5 +129,4 @@ class MemoryStore:
             self._policy.evicted(standing)
             gone.append(self._entries[key])
             self.discard(key)
-        self.evictions += len(gone)
         return gone

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Servers and conformance suites, for our tests and those of users."""
