@@ -227,6 +227,7 @@ class Fills:
             label=request.label,
             sources=request.sources if fill is None else tuple(fill.sources),
             mark=None if fill is None else fill.mark,
+            seen=None if fill is None else fill.seen,
             filled_at=now,
             cost=cost,
             bytes=_weight(request, value),

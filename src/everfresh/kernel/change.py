@@ -16,7 +16,8 @@ class Change:
     None when anything in the database may have changed. ``old`` and ``new`` are the images of the
     row before and after, by column name: an INSERT has no ``old``, a DELETE no ``new``, and a
     change with neither speaks of the whole table. A column absent from an image is unknown, which
-    is not NULL.
+    is not NULL. ``history`` and ``sequence`` say where the change stands in the database's own
+    numbering, if it has one (see `kernel.mark`).
 
     >>> Change("main.flights", new={"month": 6}).whole_table
     False
@@ -29,6 +30,8 @@ class Change:
     new: Mapping[str, object] | None = None
     key: tuple[object, ...] | None = None  # primary key of the row, for `why`
     position: int = 0  # where in its feed; set by the feed
+    history: str = ""
+    sequence: int = 0
 
     @property
     def whole_table(self) -> bool:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from everfresh.kernel.change import Change
+from everfresh.kernel.mark import HistoryMark
 from everfresh.kernel.plan import Source
 from everfresh.kernel.ports import Mark
 
@@ -56,7 +57,8 @@ class Entry:
     """Hold one kept answer. All but the last four fields stay as they were published.
 
     ``cost`` is in seconds, ``bytes`` in bytes, ``filled_at`` and ``deadline`` in seconds of the
-    cache's monotonic clock. ``request`` is what a surface needs to ask again.
+    cache's monotonic clock. ``mark`` is of this process's feed, ``seen`` of the database's own
+    history, None where it keeps none. ``request`` is what a surface needs to ask again.
     """
 
     key: str
@@ -65,6 +67,7 @@ class Entry:
     label: str = ""
     sources: tuple[Source, ...] = ()
     mark: Mark | None = None
+    seen: HistoryMark | None = None
     filled_at: float = 0.0
     cost: float = 0.0
     bytes: int = 0

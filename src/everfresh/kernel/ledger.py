@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from everfresh.kernel.change import Change
 from everfresh.kernel.entry import STALE, Entry, enter_flux, leave_flux
 from everfresh.kernel.index import ChangeIndex
+from everfresh.kernel.mark import HistoryMark, meet
 from everfresh.kernel.plan import Source
 from everfresh.kernel.ports import Lease, Mark
 
@@ -36,6 +37,7 @@ class Fill:
     parents: list[Entry] = field(default_factory=list)
     lease: Lease | None = None
     mark: Mark | None = None
+    seen: HistoryMark | None = None
     void: str | None = None
     change: Change | None = None
     dependents: list[Fill] = field(default_factory=list)
@@ -74,6 +76,8 @@ class Ledger:
         if parent.state < 0:
             self.void(fill, f"{parent.label or parent.key} changed while it was being used")
             return
+        alone = not fill.parents and not fill.sources
+        fill.seen = parent.seen if alone else meet(fill.seen, parent.seen)
         fill.parents.append(parent)
         fill.sources.extend(parent.sources)
         self._index.discard(fill)
@@ -159,4 +163,6 @@ class Ledger:
     def _touched(self, changes: Iterable[Change]) -> Iterable[tuple[Fill | Entry, Change]]:
         for change in changes:
             for item in self._index.touched(change):
-                yield item, change
+                # heard late: it was computed from what the change had made already
+                if item.seen is None or not item.seen.includes(change):
+                    yield item, change
