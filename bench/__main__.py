@@ -11,8 +11,8 @@ from pathlib import Path
 
 from bench.measure import Result
 
-CASES = ("hits", "threads", "overhead", "stampede", "invalidation")
-PACKAGES = ("everfresh", "SQLAlchemy", "dogpile.cache", "cachetools", "cachebox")
+CASES = ("hits", "threads", "overhead", "stampede", "invalidation", "durable")
+PACKAGES = ("everfresh", "SQLAlchemy", "dogpile.cache", "cachetools", "cachebox", "diskcache")
 HERE = Path(__file__).parent
 
 

@@ -14,7 +14,11 @@
     ├── CodecError (ValueError)              a value cannot be encoded, or bytes not decoded
     │   └── SignatureError                   a pickle was not signed with this key
     ├── StoreError (RuntimeError)            a store could not do what it was asked
-    │   └── ValueTooLargeError (ValueError)  a value is over the store's limit
+    │   ├── ValueTooLargeError (ValueError)  a value is over the store's limit
+    │   └── StoreUnavailableError            a store's file or server cannot be used now
+    ├── CatalogueError (RuntimeError)        a catalogue could not do what it was asked
+    │   ├── CatalogueUnavailableError        its file or server cannot be used now
+    │   └── CatalogueVersionError            its schema is older or newer than this everfresh
     ├── NotKeptError (KeyError)              no entry is kept under this key
     └── micro.FormattingError (RuntimeError) the callback of a micro-cache raised
 """
@@ -22,6 +26,9 @@
 from __future__ import annotations
 
 __all__ = [
+    "CatalogueError",
+    "CatalogueUnavailableError",
+    "CatalogueVersionError",
     "ClosedError",
     "CodecError",
     "ConfigurationError",
@@ -33,6 +40,7 @@ __all__ = [
     "SignatureError",
     "StatementError",
     "StoreError",
+    "StoreUnavailableError",
     "UnkeyableError",
     "UnknownURLError",
     "ValueTooLargeError",
@@ -93,6 +101,22 @@ class StoreError(EverfreshError, RuntimeError):
 
 class ValueTooLargeError(StoreError, ValueError):
     """A value is larger than the store may hold."""
+
+
+class StoreUnavailableError(StoreError):
+    """A store's file or server cannot be used now; nothing was kept or forgotten."""
+
+
+class CatalogueError(EverfreshError, RuntimeError):
+    """A catalogue could not do what it was asked."""
+
+
+class CatalogueUnavailableError(CatalogueError):
+    """A catalogue's file or server cannot be used now."""
+
+
+class CatalogueVersionError(CatalogueError):
+    """A catalogue's schema is of another version; the text says what to upgrade."""
 
 
 class NotKeptError(EverfreshError, KeyError):

@@ -1,5 +1,6 @@
 """Codecs: exact types back, nothing run, damage refused."""
 
+import contextlib
 import dataclasses
 import enum
 import pickle
@@ -207,10 +208,24 @@ def test_results_come_back_exactly_whichever_codec_takes_them(columns, rows, lar
     assert [list(map(type, row)) for row in back] == [list(map(type, row)) for row in result]
 
 
+def test_what_cannot_be_changed_in_place_is_made_without_being_looked_at():
+    codec = ChoosingCodec(make=make_rows, make_shared=lambda columns, rows: (columns, rows))
+    plain = make_rows(("n", "d"), [(1, Decimal(2))])
+    assert codec.decode(codec.encode(plain)) == (["n", "d"], [(1, Decimal(2))])
+    nested = make_rows(("n",), [([1],)])
+    assert codec.decode(codec.encode(nested)) == nested
+
+
+@given(st.binary(max_size=60))
+def test_hostile_results_are_one_kind_of_error(data):
+    with contextlib.suppress(CodecError):
+        ChoosingCodec(make=make_rows).decode(b"EF\x01R" + data)
+
+
 def test_large_results_go_as_arrow_and_small_ones_do_not():
     result = make_rows(("n",), [(n,) for n in range(100)])
     assert ChoosingCodec(100).encode(result)[3:4] == b"A"
-    assert ChoosingCodec(101).encode(result)[3:4] == b"M"
+    assert ChoosingCodec(101).encode(result)[3:4] == b"R"
     frame = pd.DataFrame({"a": [1]})
     pd.testing.assert_frame_equal(ChoosingCodec().decode(ChoosingCodec().encode(frame)), frame)
     assert ChoosingCodec().decode(ChoosingCodec().encode({"columns": [], "rows": []})) == {

@@ -25,9 +25,17 @@ import msgspec
 
 from everfresh.errors import CodecError, ConfigurationError, MissingExtraError, SignatureError
 
-__all__ = ["ArrowCodec", "MessagePackCodec", "SignedPickleCodec", "register"]
+__all__ = [
+    "MAGIC",
+    "ArrowCodec",
+    "MessagePackCodec",
+    "SignedPickleCodec",
+    "pack_plain",
+    "register",
+    "unpack_plain",
+]
 
-_MAGIC = b"EF\x01"
+MAGIC = b"EF\x01"
 _INT64 = range(-(2**63), 2**64)
 
 Pack = Callable[[Any], object]
@@ -63,7 +71,7 @@ class MessagePackCodec:
     def encode(self, value: object) -> bytes:
         """Return the value as bytes; raises `CodecError` for a type it does not know."""
         try:
-            return _MAGIC + self.letter + _encoder.encode(_pack(value))
+            return MAGIC + self.letter + _encoder.encode(pack_plain(value))
         except RecursionError:
             raise CodecError("the value contains itself, or is nested too deeply") from None
 
@@ -96,7 +104,7 @@ class ArrowCodec:
         sink = self._arrow.BufferOutputStream()
         with self._arrow.ipc.new_stream(sink, table.schema) as stream:
             stream.write_table(table)
-        return cast("bytes", _MAGIC + self.letter + kind + sink.getvalue().to_pybytes())
+        return cast("bytes", MAGIC + self.letter + kind + sink.getvalue().to_pybytes())
 
     def decode(self, data: bytes) -> object:
         """Return the table or data frame; raises `CodecError` for bytes it did not make."""
@@ -144,7 +152,7 @@ class SignedPickleCodec:
             body = pickle.dumps(value, protocol=5)
         except Exception as error:
             raise CodecError(f"this value does not pickle: {error}") from error
-        return _MAGIC + self.letter + self._sign(body) + body
+        return MAGIC + self.letter + self._sign(body) + body
 
     def decode(self, data: bytes) -> object:
         """Return the value if its signature is ours."""
@@ -159,7 +167,7 @@ class SignedPickleCodec:
 
 
 def _body(data: bytes, letter: bytes) -> bytes:
-    if data[:3] != _MAGIC:
+    if data[:3] != MAGIC:
         raise CodecError("these bytes were not made by this version of everfresh")
     if data[3:4] != letter:
         raise CodecError(f"these bytes were made by another codec ({data[3:4]!r}, not {letter!r})")
@@ -169,15 +177,15 @@ def _body(data: bytes, letter: bytes) -> bytes:
 _FLAT = frozenset({type(None), bool, float, str, bytes})
 
 
-def _pack(value: Any) -> Any:
+def pack_plain(value: Any) -> Any:
     """Return the value with everything MessagePack lacks put into extensions."""
     cls = type(value)
     if cls in _FLAT or (cls is int and value in _INT64):
         return value
     if cls is list:
-        return [_pack(item) for item in value]
+        return value if _FLAT.issuperset(map(type, value)) else [pack_plain(item) for item in value]
     if cls is dict and all(type(name) in _FLAT for name in value):
-        return {name: _pack(item) for name, item in value.items()}
+        return {name: pack_plain(item) for name, item in value.items()}
     entry = _by_type.get(cls) or _numpy_entry(value) or _arrow_entry(value)
     if entry is None:
         raise CodecError(
@@ -185,17 +193,18 @@ def _pack(value: Any) -> Any:
             f"data, or choose the signed pickle codec"
         )
     code, pack = entry
-    return msgspec.msgpack.Ext(code, _encoder.encode(_pack(pack(value))))
+    return msgspec.msgpack.Ext(code, _encoder.encode(pack_plain(pack(value))))
 
 
-def _unpack(code: int, data: memoryview) -> object:
+def unpack_plain(code: int, data: memoryview) -> object:
+    """Return the value of an extension; the hook of decoders."""
     if code not in _by_code:
         raise CodecError(f"extension {code} is unknown to this version of everfresh")
     return _by_code[code](_decoder.decode(data))
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(ext_hook=_unpack)
+_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(ext_hook=unpack_plain)
 
 
 def _numpy_entry(value: Any) -> tuple[int, Pack] | None:

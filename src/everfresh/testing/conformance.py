@@ -18,7 +18,7 @@ from everfresh.errors import CodecError, ValueTooLargeError
 from everfresh.kernel.entry import Entry
 from everfresh.kernel.ports import Codec, Store
 
-__all__ = ["CodecConformance", "StoreConformance"]
+__all__ = ["CodecConformance", "SharedStoreConformance", "StoreConformance"]
 
 
 def _entry(key: str, size: int = 10, cost: float = 1.0, value: object = None) -> Entry:
@@ -107,6 +107,62 @@ class StoreConformance:
         for entry in store.entries():
             store.discard(entry.key)
         assert len(store) == 0
+
+
+class SharedStoreConformance:
+    """What a store must do besides, whose entries lie outside the process."""
+
+    def make(self, max_bytes: int) -> Store:
+        """Return a new, empty store with this limit."""
+        raise NotImplementedError
+
+    def reopen(self, store: Store) -> Store:
+        """Return another store on the same entries, with the same limit."""
+        raise NotImplementedError
+
+    def test_what_was_put_is_found_after_reopening(self) -> None:
+        store = self.make(1000)
+        store.put(_entry("a", 30, value=[1, (2, None)]))
+        store.close()
+        again = self.reopen(store)
+        found = again.get("a")
+        assert found is not None
+        assert (found.value, found.bytes, len(again), again.bytes) == ([1, (2, None)], 30, 1, 30)
+
+    def test_a_value_that_is_no_plain_data_is_refused_and_nothing_is_lost(self) -> None:
+        store = self.make(1000)
+        store.put(_entry("a"))
+        with pytest.raises(CodecError):
+            store.put(_entry("a", value=object()))
+        assert store.get("a") is not None
+
+    def test_each_sees_what_the_other_does(self) -> None:
+        one = self.make(1000)
+        other = self.reopen(one)
+        one.put(_entry("a"))
+        assert other.get("a") is not None
+        other.put(_entry("a", value="newer"))
+        found = one.get("a")
+        assert found is not None
+        assert found.value == "newer"
+        one.discard("a")
+        assert other.get("a") is None
+
+    def test_the_limit_holds_for_both_together(self) -> None:
+        one = self.make(100)
+        other = self.reopen(one)
+        for number in range(40):
+            (one, other)[number % 2].put(_entry(f"k{number}", size=7 + number % 40))
+            assert one.bytes == other.bytes == sum(entry.bytes for entry in other.entries()) <= 100
+
+    def test_an_entry_in_use_by_another_outlives_its_discarding(self) -> None:
+        one = self.make(1000)
+        one.put(_entry("a"))
+        found = one.get("a")
+        self.reopen(one).clear()
+        assert found is not None
+        assert found.value == "value of a"
+        assert one.get("a") is None
 
 
 class CodecConformance:
