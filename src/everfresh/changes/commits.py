@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 from sqlalchemy.engine import Engine
@@ -11,6 +11,7 @@ from sqlalchemy.engine import Engine
 from everfresh.changes.outcome import Resolver, Unresolved
 from everfresh.changes.pending import Pending
 from everfresh.changes.publisher import Flux, Publisher
+from everfresh.changes.sqlite_bracket import Bracket, Ticket
 from everfresh.changes.statements import Statement
 from everfresh.changes.wrap import Call
 from everfresh.kernel.change import Change
@@ -23,12 +24,13 @@ Outcome = Literal["open", "aborted", "unknown"]
 class Commits:
     """Raise flux before a driver's commit and lower it only on a known outcome."""
 
-    def __init__(self, engine: Engine, publisher: Publisher) -> None:
+    def __init__(self, engine: Engine, publisher: Publisher, bracket: Bracket | None) -> None:
+        self._bracket = bracket  # where commits of others are watched: these are ours
         self._dialect: Any = engine.dialect
         self._publisher = publisher
         self._resolver = Resolver(engine, self._settle)
         self._prepared: dict[str, Flux] = {}
-        self._unfinished: dict[int, tuple[Flux, Sequence[Change]]] = {}
+        self._unfinished: dict[int, tuple[Flux, Sequence[Change], Ticket | None]] = {}
 
     def close(self) -> None:
         """Stop asking for outcomes."""
@@ -44,7 +46,8 @@ class Commits:
             return
         flux = self._publisher.begin(changes)
         try:
-            run()
+            with self._committing(pending):
+                run()
         except BaseException as error:
             self._failed(error, flux, pending)
             raise
@@ -58,16 +61,21 @@ class Commits:
         """Bracket a statement that commits by itself."""
         changes = pending.potential(statement)
         flux = self._publisher.begin(changes) if changes else None
+        ticket, committed = self._start(pending), False
         try:
             yield
+            committed = not (flux is not None and pending.unfinished(call.cursor))
         except BaseException as error:
             pending.after(statement, call.cursor, failed=True)
             half = call.many or statement.several or statement.effect.kind != "write"
             if flux is not None:
                 self._alone_failed(error, flux, pending, half=half)
             raise
-        if flux is not None and pending.unfinished(call.cursor):
-            self._unfinished[id(pending)] = (flux, pending.changes())
+        finally:
+            if self._bracket is not None:
+                self._bracket.end(ticket, committed=committed)
+        if flux is not None and not committed:
+            self._unfinished[id(pending)] = (flux, pending.changes(), ticket)
             return
         pending.after(statement, call.cursor, failed=False)
         if flux is not None and pending.in_transaction() and not statement.several:
@@ -104,7 +112,9 @@ class Commits:
         waiting = self._unfinished.get(id(pending))
         if waiting is None or not (final or pending.finished()):
             return
-        flux, changes = self._unfinished.pop(id(pending))
+        flux, changes, ticket = self._unfinished.pop(id(pending))
+        if self._bracket is not None:
+            self._bracket.finish(ticket)
         self._publisher.end(flux, committed=True, changes=changes)
         pending.ended()
 
@@ -136,6 +146,12 @@ class Commits:
             self._resolver.add(Unresolved(flux, gid=gid))
             raise
         self._publisher.end(flux, committed=committed)
+
+    def _committing(self, pending: Pending) -> AbstractContextManager[None]:
+        return nullcontext() if self._bracket is None else self._bracket.committing(pending.raw)
+
+    def _start(self, pending: Pending) -> Ticket | None:
+        return None if self._bracket is None else self._bracket.start(pending.raw)
 
     def _failed(self, error: BaseException, flux: Flux, pending: Pending) -> None:
         outcome = self._outcome(error, pending)

@@ -89,6 +89,9 @@ class Publisher:
         self.end(self.begin(changes), committed=True)
 
     def lost(self, reason: str) -> None:
-        """Make everything the feed covers unproven."""
+        """Make everything the feed covers unproven; what was read before is older than its end."""
+        with self._lock:
+            self._sequence += 1
+            self._mark = SessionMark(self._feed, self._sequence)
         for listener in self._listeners:
             listener.lost(reason)

@@ -7,7 +7,7 @@ the driver: `wrap` puts the functions in place, this module says what happens ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -19,11 +19,13 @@ from everfresh.changes.connections import Connections
 from everfresh.changes.pending import Pending
 from everfresh.changes.postgres_pending import SharedSchema
 from everfresh.changes.publisher import Publisher, SessionMark
+from everfresh.changes.sqlite_watch import Mode, watch
 from everfresh.changes.statements import Statement, Statements
 from everfresh.changes.wrap import Call, Wrapping
 from everfresh.connect.description import DatabaseSchema
 from everfresh.errors import ConfigurationError
 from everfresh.kernel.change import Change
+from everfresh.kernel.mark import HistoryMark
 from everfresh.kernel.ports import Listener
 from everfresh.kernel.sqltext import classify
 
@@ -62,7 +64,9 @@ class SessionFeed:
         self._shared = SharedSchema(self._schema_changed)
         self._statements = Statements(classify, engine.dialect.name, _KNOWN_STATEMENTS)
         self._connections = Connections(engine, self._shared, row_limit)
-        self._commits = Commits(engine, self._publisher)
+        self.watch = watch(engine, self._publisher, row_limit)
+        bracket = None if self.watch is None else self.watch.bracket
+        self._commits = Commits(engine, self._publisher, bracket)
         self._wrapping = Wrapping(engine.dialect, self)
         self._connections.watch = self._wrapping.watch_driver
         self._listen(event.listen)
@@ -87,6 +91,33 @@ class SessionFeed:
         self._wrapping.undo()
         self._commits.close()
         self._connections.close()
+        if self.watch is not None:
+            self.watch.close()
+
+    # -- other writers; ``watch`` is None where there are none that could be heard
+
+    @property
+    def mode(self) -> Mode:
+        """How commits of other connections and processes are heard."""
+        return "none" if self.watch is None else self.watch.mode
+
+    def poll(self) -> bool:
+        """Report what others committed before now; return whether that is certain."""
+        return self.watch is None or self.watch.poll()
+
+    def history_mark(self, dbapi_connection: object) -> HistoryMark | None:
+        """Return how much of the database's own history this DBAPI connection sees.
+
+        None where none is kept, and in a transaction that has written.
+        """
+        raw = getattr(dbapi_connection, "dbapi_connection", dbapi_connection)
+        if self.watch is None or self.watch.mode != "tracked" or self.uncommitted(raw):
+            return None
+        return self.watch.mark(raw)
+
+    def since(self, mark: HistoryMark) -> Sequence[Change] | None:
+        """Return all changes after the mark up to now, None if that cannot be told."""
+        return None if self.watch is None else self.watch.since(mark)
 
     # -- what the engine of the cache asks
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from everfresh.changes.closure import reach, shadows
+from everfresh.changes.sqlite_shape import OWN
 from everfresh.changes.statements import Statement
 from everfresh.connect.description import DatabaseSchema
 
@@ -62,11 +63,16 @@ def _any_table(schema: DatabaseSchema, *, replaces: bool) -> SqlitePlan:
 def _ordinary(schema: DatabaseSchema) -> frozenset[str]:
     """Return the tables that may have triggers of ours.
 
-    Not those that a virtual table keeps its rows in: FTS5 writes them from its savepoint method,
-    a trigger that calls a function makes SQLite call that again, and the stack overflows.
+    Not our own bookkeeping. Not those that a virtual table keeps its rows in: FTS5 writes them
+    from its savepoint method, a trigger that calls a function makes SQLite call that again, and
+    the stack overflows.
     """
     virtual = tuple(f"{name}_" for name in schema.names(("virtual",)))
-    return frozenset(name for name in schema.names(("table",)) if not name.startswith(virtual))
+    return frozenset(
+        name
+        for name in schema.names(("table",))
+        if not name.startswith(virtual) and not name.partition(".")[2].startswith(OWN)
+    )
 
 
 def _unseen(schema: DatabaseSchema, names: Iterable[str]) -> Names:

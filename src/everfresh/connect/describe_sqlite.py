@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from everfresh.connect.description import DatabaseSchema, ForeignKey, Query
 from everfresh.kernel.schema import Column, Table, TableKind
 
-__all__ = ["collations", "files", "read", "version"]
+__all__ = ["collations", "files", "is_virtual", "read", "version"]
 
 _VIRTUAL = re.compile(r"\s*CREATE\s+VIRTUAL\s+TABLE\b.*?\bUSING\s+([\w\"`\[\]]+)", re.I | re.S)
 _REPLACING = re.compile(r"ON\s+CONFLICT\s+REPLACE", re.I)
@@ -67,6 +67,11 @@ def read(query: Query) -> DatabaseSchema:
         modules=found.modules,
         stamp=stamp,
     )
+
+
+def is_virtual(sql: str) -> bool:
+    """Whether this text of sqlite_master made a virtual table."""
+    return _VIRTUAL.match(sql) is not None
 
 
 def _schema_version(query: Query, database: str) -> int:

@@ -314,6 +314,8 @@ class Walker:
         system = owner in _SYSTEM_SCHEMAS or name.startswith(
             "sqlite_" if self.dialect == "sqlite" else "pg_"
         )
+        if name.startswith("everfresh_") and self.dialect == "sqlite":
+            raise Misunderstood(f"{shown} is everfresh's own bookkeeping")
         if system or (table is not None and table.kind == "system"):
             raise Misunderstood(_KINDS["system"].format(name=shown))
         if table is None:
