@@ -13,15 +13,31 @@ from everfresh.changes.sqlite_shape import OWN, Shape, read_shapes
 from everfresh.changes.sqlite_triggers import CHANGES, triggers
 from everfresh.connect.description import Query
 
-__all__ = ["FORMAT", "HIGHEST", "META", "Installed", "Mapped", "Tracking", "as_tracking", "examine"]
+__all__ = [
+    "FORMAT",
+    "HIGHEST",
+    "KEEP",
+    "KEEPER",
+    "META",
+    "Installed",
+    "Mapped",
+    "Tracking",
+    "as_tracking",
+    "examine",
+]
 
 META = "everfresh_tracking"
 FORMAT = "1"
-HIGHEST = (
-    f"SELECT max(coalesce((SELECT max(seq) FROM main.{CHANGES}), 0),"
-    f" coalesce((SELECT seq FROM main.sqlite_sequence WHERE name = '{CHANGES}'), 0))"
+HIGHEST = f"SELECT coalesce((SELECT max(seq) FROM main.{CHANGES}), 0)"
+KEEP = f"{OWN}0_keep"
+KEEPER = (
+    f'CREATE TRIGGER main."{KEEP}" BEFORE DELETE ON {CHANGES}'
+    f" WHEN OLD.seq = (SELECT max(seq) FROM {CHANGES}) BEGIN SELECT RAISE(IGNORE); END"
 )
-"""The last sequence given out: a statement that failed half-way leaves sqlite_sequence behind."""
+"""The newest row stays, so that no sequence is given out twice.
+
+AUTOINCREMENT would see to that too, for half as much again as a single-row commit costs.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +148,10 @@ def examine(query: Query) -> Installed:
     return Installed(
         shapes=shapes,
         history=history,
-        sound=width >= 0 and history is not None and meta.get("format") == FORMAT,
+        sound=width >= 0
+        and history is not None
+        and meta.get("format") == FORMAT
+        and found.get(KEEP) == _bare(KEEPER),
         width=max(width, 0),
         last_number=max((number for number, _ in numbered), default=0),
         mapped={number: _mapped(number, json.loads(text), by_name) for number, text in numbered},

@@ -22,7 +22,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from everfresh.changes.sqlite_shape import OWN, Shape, quoted, read_shapes
-from everfresh.changes.sqlite_status import FORMAT, META, Installed, Tracking, as_tracking, examine
+from everfresh.changes.sqlite_status import (
+    FORMAT,
+    KEEP,
+    KEEPER,
+    META,
+    Installed,
+    Tracking,
+    as_tracking,
+    examine,
+)
 from everfresh.changes.sqlite_triggers import CHANGES, triggers
 from everfresh.errors import ConfigurationError
 
@@ -163,6 +172,8 @@ def _steps(connection: sqlite3.Connection, tables: Iterable[str] | None) -> Iter
     redone = {shape.canonical for shape in todo}
     keep = {name for name, each in current.items() if name not in redone}
     kept = {trigger for name in keep for trigger in current[name].expected}
+    if found.sound:
+        kept.add(KEEP)
     yield from (f"DROP TRIGGER main.{quoted(n)}" for n in found.triggers if n not in kept)
     if not found.sound:
         yield from _foundation()
@@ -203,9 +214,10 @@ def _foundation() -> Iterator[str]:
     yield f"DROP TABLE IF EXISTS main.{CHANGES}"
     yield f"DROP TABLE IF EXISTS main.{META}"
     yield (
-        f"CREATE TABLE main.{CHANGES} (seq INTEGER PRIMARY KEY AUTOINCREMENT, tab INTEGER,"
+        f"CREATE TABLE main.{CHANGES} (seq INTEGER PRIMARY KEY, tab INTEGER,"
         " op INTEGER, at REAL DEFAULT (julianday('now')))"
     )
+    yield KEEPER
     yield f"CREATE TABLE main.{META} (item TEXT PRIMARY KEY, value TEXT)"
     yield (
         f"INSERT INTO main.{META} VALUES ('format', '{FORMAT}'),"

@@ -274,9 +274,8 @@ class SqliteWatch:
         with self._monitor.snapshot():
             moved = self._ask()
             ours = moved == self.bracket.explained
-            version = int(self._monitor.rows("PRAGMA main.schema_version")[0][0])
             changes: list[Change] | None = []
-            if before is None or version != before.version:
+            if before is None or not self._holds(before):
                 self._learn()
             elif before.history:
                 changes = self._read(before, ours=ours)
@@ -298,7 +297,7 @@ class SqliteWatch:
 
     def _tell(self, before: _Known | None, changes: list[Change] | None) -> None:
         known = self._known
-        if known is None or before is None or known.version != before.version:
+        if known is None or before is None or known is not before:
             self._publisher.report([Change(None)])  # plans are void: the schema is another one
         elif not known.history:
             self._publisher.lost(_FOREIGN)
@@ -310,8 +309,7 @@ class SqliteWatch:
     def _since(self, known: _Known, position: int) -> list[Change] | None:
         assert self._monitor is not None  # noqa: S101
         with self._monitor.snapshot():
-            version = int(self._monitor.rows("PRAGMA main.schema_version")[0][0])
-            if version != known.version:
+            if not self._holds(known):
                 return None
             changes = self._changes(known, position, highest(self._monitor.rows))
         return None if changes is None else [*changes, *map(Change, sorted(known.untracked))]
@@ -322,6 +320,14 @@ class SqliteWatch:
         if told is None:
             return None
         return [replace(change, history=known.history) for change in told]
+
+    def _holds(self, known: _Known) -> bool:
+        """Whether schema and history are what they were, in the snapshot that is open."""
+        assert self._monitor is not None  # noqa: S101
+        if known.history:
+            _, name, version = self._monitor.rows(MARK)[0]
+            return f"{name}.{version}" == known.history
+        return int(self._monitor.rows("PRAGMA main.schema_version")[0][0]) == known.version
 
     def _learn(self) -> None:
         """Read what is tracked, in the snapshot that is open."""
