@@ -17,7 +17,7 @@ from sqlalchemy.pool import StaticPool
 from everfresh.changes.sqlite_history import decode
 from everfresh.errors import ConfigurationError
 
-__all__ = ["Monitor", "connect", "passing", "watchable"]
+__all__ = ["Monitor", "connect", "named_file", "passing", "watchable"]
 
 _LEGACY = -1  # sqlite3.LEGACY_TRANSACTION_CONTROL, since Python 3.12
 _PASSING = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
@@ -39,6 +39,12 @@ def watchable(engine: Engine) -> str:
     if name in ("", ":memory:") or "mode=memory" in name or ":memory:" in name:
         return "a database in memory has no other writers"
     return ""
+
+
+def named_file(engine: Engine) -> str:
+    """Return the path the engine's URL names, "" if it is not told plainly."""
+    name = engine.url.database or ""
+    return "" if name.startswith("file:") or name == ":memory:" else name
 
 
 def passing(error: sqlite3.Error) -> bool:

@@ -13,6 +13,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from sqlalchemy.engine import Engine
@@ -21,7 +22,7 @@ from everfresh.changes import sqlite_tracking
 from everfresh.changes.publisher import Publisher
 from everfresh.changes.sqlite_bracket import Bracket
 from everfresh.changes.sqlite_history import MARK, highest, read_changes
-from everfresh.changes.sqlite_monitor import Monitor, connect, passing, watchable
+from everfresh.changes.sqlite_monitor import Monitor, connect, named_file, passing, watchable
 from everfresh.changes.sqlite_status import Mapped, Tracking, examine
 from everfresh.errors import EverfreshError
 from everfresh.kernel.change import Change
@@ -73,11 +74,13 @@ class SqliteWatch:
         self._unhealed = False
         self._closed = False
         self._trouble = "it was not polled yet"
+        self._file = named_file(engine)
         self.in_memory = False
         self.bracket = Bracket(self._lock, self._ask)
         with contextlib.suppress(sqlite3.Error, EverfreshError), self._lock:
             self._open()
-            self._begin()
+            if not self.in_memory:
+                self._begin()
 
     # -- what is known
 
@@ -231,9 +234,14 @@ class SqliteWatch:
         return True
 
     def _open(self) -> None:
+        if self._file and not Path(self._file).exists():
+            raise sqlite3.OperationalError("there is no such file")  # do not make one
         monitor = Monitor(self._engine)
+        self._file = monitor.file
         if not monitor.file:
             self.in_memory = True
+            monitor.close()
+            return
         if not monitor.current:
             monitor.close()
             raise sqlite3.OperationalError("the file was replaced just now")
@@ -324,10 +332,12 @@ class SqliteWatch:
     def _holds(self, known: _Known) -> bool:
         """Whether schema and history are what they were, in the snapshot that is open."""
         assert self._monitor is not None  # noqa: S101
-        if known.history:
-            _, name, version = self._monitor.rows(MARK)[0]
-            return f"{name}.{version}" == known.history
-        return int(self._monitor.rows("PRAGMA main.schema_version")[0][0]) == known.version
+        if int(self._monitor.rows("PRAGMA main.schema_version")[0][0]) != known.version:
+            return False
+        if not known.history:
+            return True
+        _, name, version = self._monitor.rows(MARK)[0]
+        return f"{name}.{version}" == known.history
 
     def _learn(self) -> None:
         """Read what is tracked, in the snapshot that is open."""
