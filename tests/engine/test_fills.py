@@ -1,8 +1,12 @@
 """Single-flight over threads and tasks, errors, voided fills, waiting without deadlock."""
 
 import asyncio
+import linecache
+import os
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -11,6 +15,8 @@ import everfresh
 from everfresh.errors import NotKeptError, RecursiveFillError
 
 from .conftest import JUNE, counted, write
+
+COUNT = "SELECT count(*) FROM flights WHERE month = :m"
 
 
 class Gate:
@@ -366,3 +372,55 @@ def test_an_interrupted_owner_hands_over_to_a_thread(cache):
         with pytest.raises(KeyboardInterrupt):
             owner.result(timeout=10)
         assert waiter.result(timeout=10) == "second"
+
+
+class Interruptions:
+    """Raise KeyboardInterrupt at the n-th line that the engine runs, as a signal would."""
+
+    def __init__(self, at):
+        self.left, self.home = at, str(Path(everfresh.__file__).parent)
+
+    def __enter__(self):
+        sys.settrace(self.trace)
+
+    def __exit__(self, *error):
+        sys.settrace(None)
+
+    @staticmethod
+    def leaving_a_lock(frame):
+        """Where `with` lets go of its lock the interpreter looks at no signal, tracing does."""
+        owner = frame.f_locals.get("self")
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+        return "with self._lock" in line and owner._lock.locked()
+
+    def trace(self, frame, event, arg):
+        if not frame.f_code.co_filename.startswith(self.home):
+            return None
+        if event == "line" and not self.leaving_a_lock(frame):
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+        return self.trace
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_an_interrupt_at_any_line_leaves_nothing_that_hangs(url, nested):
+    with everfresh.open(url) as cache:
+        total = cache.cached(lambda month: cache.sql(COUNT, m=month).scalar())
+        ask = total if nested else lambda month: cache.sql(COUNT, m=month).scalar()
+        ask(1)
+        interrupted = 0
+        for at in range(1, 2000, 1 if os.environ.get("EVERFRESH_SOAK") else 4):
+            cache.invalidate()
+            try:
+                with Interruptions(at):
+                    ask(2)
+                break
+            except KeyboardInterrupt:
+                interrupted += 1
+            with ThreadPoolExecutor(1) as pool:
+                before = pool.submit(ask, 2).result(timeout=10)
+            write(cache, "INSERT INTO flights (month) VALUES (2)")
+            with ThreadPoolExecutor(1) as pool:
+                assert pool.submit(ask, 2).result(timeout=10) == before + 1, at
+        assert interrupted > 40

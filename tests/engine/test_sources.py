@@ -186,10 +186,6 @@ def test_a_detached_connection_is_heard_and_then_forgotten(database, request):
     assert cache.sql(COUNT, m=6).scalar() == 0
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the driver does not tell whether a connection still holds a read snapshot",
-)
 def test_an_unfinished_cursor_on_a_pooled_connection_keeps_no_old_answer(url):
     engine = sa.create_engine(url)
     with engine.connect() as connection:

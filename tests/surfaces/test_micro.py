@@ -258,6 +258,9 @@ def test_what_has_no_key_is_refused(make, db):
         cache.one("q", {"a": object()})
     with pytest.raises(StatementError, match="SQL text"):
         cache.one(sa.text("SELECT 1"))
+    for wrong in (5, "text", {1, 2}):
+        with pytest.raises(StatementError, match="mapping or a sequence"):
+            cache.one("q", wrong)
     assert db.asked == []
 
 

@@ -37,7 +37,8 @@ class Request:
     ``ttl`` and ``keep_errors`` (seconds) are fixed when an answer is kept; ``max_age`` (seconds)
     is how old a kept one may be for whoever asks now. ``probe`` is what the hit path looks up in
     ``shortcuts``; ``detail`` is what a surface needs to ask again; ``current`` tells whether
-    ``sources`` still hold; ``seal`` prepares an entry's value for being shared by hits.
+    ``sources`` still hold; ``seal`` prepares an entry's value for being shared by hits; ``fill`` is
+    the computation started for it last.
     """
 
     key: str
@@ -52,6 +53,7 @@ class Request:
     detail: object = None
     current: Callable[[], bool] | None = None
     seal: Callable[[Entry], None] | None = None
+    fill: Fill | None = None
 
     def takes(self, entry: Entry, now: float) -> bool:
         """Whether whoever asks at ``now`` may be given this entry."""
@@ -110,6 +112,7 @@ class Board:
     def _start(self, request: Request, outer: Fill | None) -> Fill:
         fill = Fill(request.key, list(request.sources), lease=self._leases.issue(request.key))
         fill.mark = self._mark()
+        request.fill = fill
         if request.current is not None and not request.current():
             fill.void = "the schema of the database changed meanwhile"
         else:
@@ -120,6 +123,7 @@ class Board:
     def _solitary(self, request: Request, outer: Fill | None) -> Fill:
         lease = self._leases.issue(request.key)
         fill = Fill(request.key, lease=lease, void="two computations would wait for each other")
+        request.fill = fill
         self._hold(outer, fill)
         return fill
 

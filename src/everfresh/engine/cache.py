@@ -180,6 +180,7 @@ class Cache:
         self.board.close()
         self._shortcuts.clear()
         self.feed.close()
+        self.reader.close()
         if self._owned:
             self.engine.dispose()
 

@@ -56,18 +56,17 @@ class Answer:
 
 
 class _Computation:
-    """Run one computation in a `with` block: keep what it raises, or give up the fill.
+    """Run one computation in a `with` block and keep what it raises.
 
     A class, not a generator under `contextmanager`: every miss goes through it.
     """
 
-    __slots__ = ("_board", "_collector", "_started", "_token", "cost", "raised", "value")
+    __slots__ = ("_collector", "_started", "_token", "cost", "raised", "value")
 
-    def __init__(self, board: Board, collector: Collector) -> None:
+    def __init__(self, collector: Collector) -> None:
         self.value: object = None
         self.raised: Exception | None = None
         self.cost = 0.0
-        self._board = board
         self._collector = collector
 
     def __enter__(self) -> Self:
@@ -81,12 +80,7 @@ class _Computation:
         if isinstance(error, Exception):
             # what is kept and shared is a copy without the frames, which hold all their variables
             self.raised, self.value = error, bare(error)
-        elif error is not None:
-            # cancelled or interrupted: one of those who wait takes over
-            self._board.abandon(self._collector.fill)
-            self._collector.lease.release()
-            return False
-        return True
+        return error is None or self.raised is not None
 
 
 class Fills:
@@ -97,6 +91,33 @@ class Fills:
 
     def answer(self, request: Request, compute: Callable[[], object]) -> Answer:
         """Return a kept answer, or compute one, or wait for whoever is computing it."""
+        try:
+            return self._answer(request, compute)
+        except BaseException:
+            self._give_up(request)
+            raise
+
+    async def answer_async(
+        self, request: Request, compute: Callable[[], Awaitable[object]]
+    ) -> Answer:
+        """Do the same for a coroutine; waiting never blocks the event loop."""
+        try:
+            return await self._answer_async(request, compute)
+        except BaseException:
+            self._give_up(request)
+            raise
+
+    def _give_up(self, request: Request) -> None:
+        """Let one of those who wait take over: this caller was cancelled or interrupted.
+
+        An interrupt may come between any two steps, so the request knows its fill, not the caller.
+        """
+        fill = request.fill
+        if fill is not None:
+            self.board.abandon(fill)  # again, if that was where it was interrupted
+            cast("LocalLease", fill.lease).release()
+
+    def _answer(self, request: Request, compute: Callable[[], object]) -> Answer:
         while True:
             mine, outer = self._held(request)
             claim = self.board.claim(request, mine, outer)
@@ -113,10 +134,9 @@ class Fills:
             if entry is not None:
                 return self._joined(entry)
 
-    async def answer_async(
+    async def _answer_async(
         self, request: Request, compute: Callable[[], Awaitable[object]]
     ) -> Answer:
-        """Do the same for a coroutine; waiting never blocks the event loop."""
         while True:
             mine, outer = self._held(request)
             claim = self.board.claim(request, mine, outer)
@@ -179,18 +199,14 @@ class Fills:
 
     def _computing(self, fill: Fill) -> _Computation:
         lease = cast("LocalLease", fill.lease)
-        return _Computation(self.board, Collector(self, fill, lease, self.board.observe))
+        return _Computation(Collector(self, fill, lease, self.board.observe))
 
     def _settle(self, request: Request, fill: Fill, done: _Computation) -> Answer:
         lease = cast("LocalLease", fill.lease)
-        try:
-            entry = self._entry(request, fill, done.value, done.cost, error=done.raised is not None)
-            refused = self.board.publish(fill, entry, request)
-        except BaseException:
-            self.board.abandon(fill)
-            lease.release()
-            raise
+        entry = self._entry(request, fill, done.value, done.cost, error=done.raised is not None)
+        refused = self.board.publish(fill, entry, request)
         lease.complete(entry)
+        request.fill = None  # the entry keeps the request, and must not keep the computation
         if refused is not None:
             return replace(self._bypassed(entry, refused), error=done.raised)
         self._observed(entry)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
 from sqlalchemy import bindparam, text
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import Pool, StaticPool
 from sqlalchemy.sql.elements import TextClause
 
 from everfresh.changes.session import SessionFeed
@@ -45,6 +45,8 @@ class Prepared:
 
     statement: str
     clause: TextClause
+    text: str | None  # as the driver takes it, None if it depends on the parameters' values
+    order: tuple[str, ...] | None  # of the parameters, None where the driver takes them by name
     names: frozenset[str]
     plan: Plan
     version: int
@@ -63,6 +65,13 @@ class Reader:
         self._schema: DatabaseSchema | None = None
         self._identity: Identity | None = None
         self._schema_version = -1
+        self._is_postgres = engine.dialect.name == "postgresql"
+        self._pool = self._own_pool()
+
+    def close(self) -> None:
+        """Close the connections of its own."""
+        if self._pool is not None:
+            self._pool.dispose()
 
     def prepare(self, statement: str) -> Prepared:
         """Return the statement's plan; it is analysed at most once per version of the schema."""
@@ -141,30 +150,52 @@ class Reader:
         kept. A hit has no session: where a checkout event gives each tenant settings of its own,
         what was kept for one is given to all. Such tenants need an engine and a cache each.
         """
-        with self._connect() as connection:
-            if self.engine.dialect.name == "postgresql":
-                connection = connection.execution_options(isolation_level="AUTOCOMMIT")
-                self._check_session(connection, prepared)
-                return self.run(connection, prepared, parameters)
-            before = self._own_writes(connection)
-            rows = self.run(connection, prepared, parameters)
-            collector = current()
-            if collector is not None and (before is None or self._own_writes(connection) != before):
-                collector.taint("its connection had uncommitted writes")
-            return rows
+        return self._on_own(lambda connection: self._fill(connection, prepared, parameters))
 
     def bypass(self, prepared: Prepared, parameters: Mapping[str, object]) -> Rows:
         """Run a statement whose answer is not kept; it must not write."""
+        options = {"postgresql_readonly": True} if self._is_postgres else {}
+        return self._on_own(
+            lambda connection: self.run(
+                connection.execution_options(**options), prepared, parameters
+            )
+        )
+
+    def _on_own(self, read: Callable[[Connection], Rows]) -> Rows:
         with self._connect() as connection:
-            if self.engine.dialect.name == "postgresql":
-                connection = connection.execution_options(postgresql_readonly=True)
+            try:
+                return read(connection)
+            except Exception:
+                raise
+            except BaseException:  # an interrupt may leave a cursor open, and with it a snapshot
+                connection.invalidate()
+                raise
+
+    def _fill(
+        self, connection: Connection, prepared: Prepared, parameters: Mapping[str, object]
+    ) -> Rows:
+        if self._is_postgres:
+            connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+            self._check_session(connection, prepared)
             return self.run(connection, prepared, parameters)
+        before = self._own_writes(connection)
+        rows = self.run(connection, prepared, parameters)
+        collector = current()
+        if collector is not None and (before is None or self._own_writes(connection) != before):
+            collector.taint("its connection had uncommitted writes")
+        return rows
 
     def run(
         self, connection: Connection, prepared: Prepared, parameters: Mapping[str, object]
     ) -> Rows:
         """Run a statement on this connection and return its rows."""
-        result = connection.execute(prepared.clause, dict(parameters))
+        if prepared.text is None:
+            result = connection.execute(prepared.clause, dict(parameters))
+        else:  # compiled once: SQLAlchemy would look it up and wrap it at every execution
+            given: Any = parameters
+            if prepared.order is not None:
+                given = tuple(parameters[name] for name in prepared.order)
+            result = connection.exec_driver_sql(prepared.text, given)
         if not result.returns_rows:
             raise StatementError(f"the statement returns no rows: {_short(prepared.statement)}")
         return make_rows(tuple(result.keys()), result.fetchall())
@@ -176,7 +207,21 @@ class Reader:
                 "this in-memory database has one connection and a transaction that has written is "
                 "open on it: read through cache.using(connection=…), or commit first"
             )
-        return self.engine.connect()
+        if self._pool is None:
+            return self.engine.connect()
+        return Connection(self.engine, connection=self._pool.connect())
+
+    def _own_pool(self) -> Pool | None:
+        """Return a pool that nobody else uses, None where that is not needed or possible.
+
+        A cursor that was not read to its end keeps its snapshot of a SQLite file open on a
+        connection that is back in the pool, and what is read there is old. asyncio's drivers read
+        results to their end at once, and their pools cannot be closed from outside their loop.
+        """
+        pool, dialect = self.engine.pool, self.engine.dialect
+        if isinstance(pool, StaticPool) or dialect.is_async or dialect.name != "sqlite":
+            return None
+        return pool.recreate()
 
     def _check_session(self, connection: Connection, prepared: Prepared) -> None:
         """Do not keep what a session with other settings answers: a SET outlives its checkout.
@@ -204,11 +249,9 @@ class Reader:
     def _analyse(self, statement: str) -> Prepared:
         version = self.feed.schema_version
         schema = self._current_schema()
-        clause, bound = self._parse(statement)
+        parsed = self._parse(statement)
         plan = analyse(statement, schema)
-        return Prepared(
-            statement, clause, bound, plan, version, self._digest(statement, self._identity)
-        )
+        return Prepared(statement, *parsed, plan, version, self._digest(statement, self._identity))
 
     def _digest(self, statement: str, database: Identity | None) -> str:
         return digest("statement", text=statement, database=database)
@@ -220,14 +263,18 @@ class Reader:
             statement, *self._parse(statement), plan, -1, self._digest(statement, self._identity)
         )
 
-    def _parse(self, statement: str) -> tuple[TextClause, frozenset[str]]:
+    def _parse(
+        self, statement: str
+    ) -> tuple[TextClause, str | None, tuple[str, ...] | None, frozenset[str]]:
         names = _EXPANDING.findall(statement)
         clause = text(statement)
-        bound = frozenset(clause.compile(dialect=self.engine.dialect).params)
+        compiled: Any = clause.compile(dialect=self.engine.dialect)
+        bound = frozenset(compiled.params)
         expanding: list[Any] = [bindparam(name, expanding=True) for name in set(names) & bound]
         if expanding:
-            clause = clause.bindparams(*expanding)
-        return clause, bound
+            return clause.bindparams(*expanding), None, None, bound
+        order = tuple(compiled.positiontup) if compiled.positional else None
+        return clause, compiled.string, order, bound
 
     def _current_schema(self) -> DatabaseSchema:
         version = self.feed.schema_version

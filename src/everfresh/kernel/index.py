@@ -106,7 +106,9 @@ class _Table:
         if place is None:
             self.unanchored.pop(source, None)
             return
-        group = self.groups[place]
+        group = self.groups.get(place)
+        if group is None:
+            return
         group.discard(source)
         if not any(True for _ in group.every):
             del self.groups[place]
@@ -152,7 +154,8 @@ def _place(source: Source) -> Hashable:
 class ChangeIndex:
     """Find the items whose sources a change touches.
 
-    An item may be added again, with more sources. The caller holds a lock around every method.
+    An item may be added again, with more sources. The caller holds a lock around every method. An
+    `add` that a signal cut short is undone by `discard`, wherever it was cut.
 
     >>> from everfresh.kernel.plan import TableSource
     >>> index = ChangeIndex()
@@ -192,8 +195,11 @@ class ChangeIndex:
             holders.pop(item, None)
             if not holders:
                 del self._items[source]
-                self._tables[source.table].discard(source)
-                if not self._tables[source.table]:
+                table = self._tables.get(source.table)
+                if table is None:
+                    continue
+                table.discard(source)
+                if not table:
                     del self._tables[source.table]
 
     def touched(self, change: Change) -> set[Any]:
@@ -204,7 +210,7 @@ class ChangeIndex:
         table = self._tables.get(change.table)
         if table is not None:
             for source in table.touched(change):
-                found.update(self._items[source])
+                found.update(self._items.get(source, ()))
         return found
 
     def __len__(self) -> int:

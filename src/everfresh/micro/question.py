@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import FunctionType, MethodType
+from types import FunctionType, MethodType, NoneType
 from typing import Any, Literal
 
 from everfresh.errors import StatementError, UnkeyableError
@@ -22,7 +22,8 @@ ALL, CALL = object(), object()
 class Question:
     """Hold one call of a micro-cache, whose number is ``owner``.
 
-    Raises `StatementError` for a query that is no text.
+    Raises `StatementError` for a query that is no text, or parameters that are neither a mapping
+    nor a sequence.
     """
 
     owner: int
@@ -37,6 +38,12 @@ class Question:
                 raise StatementError(
                     f"a query is SQL text, not {type(query).__name__}: write it as a str"
                 )
+        given = self.parameters
+        if isinstance(given, (str, bytes)) or not isinstance(given, (Mapping, Sequence, NoneType)):
+            raise StatementError(
+                f"parameters are a mapping or a sequence, not {type(given).__name__}: "
+                "write one value as (value,)"
+            )
 
     @property
     def label(self) -> str:

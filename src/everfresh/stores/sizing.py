@@ -51,6 +51,8 @@ def _look_into(item: Any, found: list[Any]) -> int:
     if issubclass(kind, dict):
         found.extend(dict.keys(item))
         found.extend(dict.values(item))
+        if kind is dict:
+            return sys.getsizeof(item)
     elif issubclass(kind, (list, tuple, set, frozenset)):
         return sys.getsizeof(item) + _add_elements(item, found)
     found.extend(_attributes(item, kind))
