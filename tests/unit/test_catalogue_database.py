@@ -164,10 +164,21 @@ def test_processes_that_create_it_at_once_all_work(url):
         assert [setting(catalogue, f"n{n}") for n in range(3)] == [1, 1, 1]
 
 
-def test_a_catalogue_in_memory_lives_as_long_as_it_is_open():
+def test_a_catalogue_in_memory_lives_as_long_as_it_is_open(tmp_path, monkeypatch):
     with open_catalogue("sqlite://") as catalogue:
         set_setting(catalogue, "a", [1, {"b": None}])
+        monkeypatch.chdir(tmp_path)
         assert setting(catalogue, "a") == [1, {"b": None}]
+
+
+def test_a_relative_path_is_of_the_folder_it_was_named_in(tmp_path, monkeypatch):
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with Catalogue("sqlite:///catalogue.db") as catalogue:
+        monkeypatch.chdir(tmp_path / "other")
+        set_setting(catalogue, "a", 1)
+    assert (tmp_path / "catalogue.db").exists()
+    assert list((tmp_path / "other").iterdir()) == []
 
 
 def test_what_is_no_url_of_ours_is_refused(monkeypatch):

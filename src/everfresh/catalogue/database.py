@@ -158,10 +158,12 @@ class Catalogue:
                 f"the catalogue {self.name} cannot be used now: {error}"
             ) from error
         except (OperationalError, InterfaceError) as error:
+            self._ready = False  # when it is back, it is looked at again before it is used
             raise CatalogueUnavailableError(
                 f"the catalogue {self.name} cannot be used now: {error.orig}"
             ) from error
         except DBAPIError as error:
+            self._ready = False
             if error.connection_invalidated:
                 raise CatalogueUnavailableError(
                     f"the connection to the catalogue {self.name} was lost: {error.orig}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.pool import StaticPool
 
 from everfresh.errors import ConfigurationError, MissingExtraError, UnknownURLError
@@ -72,10 +72,13 @@ def _sqlite(url: URL) -> Engine:
     if not url.database or url.database == ":memory:":
         # one connection: every connection of its own would be a database of its own
         options = {"poolclass": StaticPool, "connect_args": {"check_same_thread": False}}
+    elif not url.database.startswith("file:"):
+        url = url.set(database=str(Path(url.database).absolute()))  # the folder may be changed
     engine = create_engine(url, **options)
 
     @event.listens_for(engine, "connect")
-    def _prepare(connection: Any, _record: object) -> None:
+    def _prepare(connection: Any, record: Any) -> None:
+        record.info["file"] = _identify(engine)
         connection.isolation_level = None  # transactions are begun below, DDL is part of them
         connection.execute("PRAGMA synchronous = NORMAL")
 
@@ -85,7 +88,22 @@ def _sqlite(url: URL) -> Engine:
         writes = connection.get_execution_options().get(WRITES)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
+    @event.listens_for(engine, "checkout")
+    def _check(_connection: Any, record: Any, _proxy: object) -> None:
+        if record.info["file"] != _identify(engine):
+            raise DisconnectionError("the file was deleted or replaced")
+
     return engine
+
+
+def _identify(engine: Engine) -> tuple[int, int] | None:
+    """Return what tells a file from another of the same name, None for one in memory."""
+    name = engine.url.database
+    try:
+        found = Path(name).stat() if name else None
+    except OSError:
+        found = None
+    return None if found is None else (found.st_dev, found.st_ino)
 
 
 def _postgres(url: URL) -> Engine:

@@ -143,11 +143,14 @@ class Recorder:
 
     def _start(self) -> None:
         with self._starting:
-            if self._thread is None and not self._closed:
-                self._thread = Thread(
-                    target=_run, args=(weakref.ref(self),), name="everfresh-recorder", daemon=True
-                )
-                self._thread.start()
+            if self._thread is not None or self._closed:
+                return
+            thread = Thread(
+                target=_run, args=(weakref.ref(self),), name="everfresh-recorder", daemon=True
+            )
+            with suppress(RuntimeError):  # there are too many, or the interpreter ends
+                thread.start()
+                self._thread = thread
 
     def step(self) -> bool:
         """Wait for the next batch and write it; return whether to go on."""
