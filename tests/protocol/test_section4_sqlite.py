@@ -308,6 +308,42 @@ def test_threads_that_take_turns_stay_exact(heard: Heard, engine: Engine) -> Non
     assert recorder.losses == []
 
 
+def test_a_poll_waits_for_a_commit_under_way(heard: Heard, engine: Engine) -> None:
+    """Between COMMIT and the look at the monitor a poll would take ours for foreign."""
+    recorder, feed = heard
+    assert feed.watch is not None
+    after = feed.watch.bracket._after
+    polls: list[bool] = []
+
+    def slow(ticket: Any) -> None:
+        poller = threading.Thread(target=lambda: polls.append(feed.poll()))
+        poller.start()
+        poller.join()
+        after(ticket)
+
+    feed.watch.bracket._after = slow  # type: ignore[method-assign]
+    write(engine, "INSERT INTO t VALUES (10, 'x')")
+    assert polls == [False]
+    assert feed.poll()
+    assert told(recorder) == [("main.t", None, (10, "x"))]
+
+
+def test_no_commit_waits_for_long(heard: Heard, engine: Engine, other: sqlite3.Connection) -> None:
+    """Whoever has the write lock must not wait for one who waits for a lock himself."""
+    recorder, feed = heard
+    assert feed.watch is not None
+    with feed.watch.bracket.mutex:
+        writer = threading.Thread(
+            target=write, args=(engine, "INSERT INTO t VALUES (10, 'x')"), daemon=True
+        )
+        writer.start()
+        writer.join(20)
+        assert not writer.is_alive()
+    told(recorder)
+    assert feed.poll()
+    assert len(told(recorder)) == 1  # coarse
+
+
 def test_two_engines_on_one_file_are_coarse(heard: Heard, engine: Engine) -> None:
     recorder, feed = heard
     second = create_engine(engine.url)
@@ -676,6 +712,29 @@ def test_the_files_are_never_opened_by_ourselves(file: Path, other: sqlite3.Conn
     command = [sys.executable, "-c", LOCKS, str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+FORK = """
+import os, sys
+from sqlalchemy import create_engine
+from everfresh.changes.session import SessionFeed
+feed = SessionFeed(create_engine("sqlite:///" + sys.argv[1]))
+assert feed.poll()
+inherited = feed.watch._monitor.raw
+if (child := os.fork()) == 0:
+    done = feed.poll() and feed.watch._monitor.raw is not inherited
+    inherited.execute("PRAGMA main.data_version")  # left alone, and not closed
+    os._exit(0 if done else 1)
+print(os.waitpid(child, 0)[1])
+"""
+
+
+def test_a_forked_child_does_not_use_its_parents_connection(
+    file: Path, other: sqlite3.Connection
+) -> None:
+    command = [sys.executable, "-c", FORK, str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "0"
 
 
 def test_our_locks_hold_against_another_process(heard: Heard, engine: Engine, file: Path) -> None:

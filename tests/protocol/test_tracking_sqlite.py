@@ -14,8 +14,10 @@ import pytest
 from sqlalchemy import create_engine
 
 from everfresh.changes.sqlite_tracking import heal, install, plan, prune, remove, status
+from everfresh.connect.describe import describe
 from everfresh.errors import ConfigurationError
 from everfresh.kernel.change import Change
+from everfresh.kernel.sqltext import analyse
 from protocol.recorder import Recorder, watched
 
 SEED = 20260601
@@ -219,6 +221,21 @@ def test_what_replace_pushes_out_is_told(writer, file, schema, statement):
     engine.dispose()
 
 
+def test_a_key_changes_by_the_collation_of_its_index(writer, file):
+    """The column takes 'A' and 'a' for one, its unique index does not."""
+    writer.executescript(
+        "CREATE TABLE t (id, v COLLATE NOCASE); CREATE UNIQUE INDEX i ON t (v COLLATE BINARY);"
+        "INSERT INTO t VALUES (1, 'a'), (2, 'A');"
+    )
+    install(writer)
+    engine = create_engine(f"sqlite:///{file}")
+    with watched(engine) as (recorder, feed):
+        writer.execute("UPDATE OR REPLACE t SET v = 'a' WHERE id = 2")
+        assert feed.poll()
+        assert ("main.t", (1, "a"), None) in recorder.rows
+    engine.dispose()
+
+
 @pytest.mark.parametrize(("schema", "statement"), WHOLE, ids=lambda text: text[:70])
 def test_where_a_key_cannot_be_looked_up_the_table_counts(writer, file, schema, statement):
     writer.executescript(schema)
@@ -415,6 +432,24 @@ def test_removing_leaves_nothing(writer):
     assert remove(writer).history is None
     assert writer.execute("SELECT * FROM sqlite_master").fetchall() == before
     remove(writer)
+
+
+@given(
+    PLAIN + "CREATE TABLE log (v); CREATE TRIGGER mine AFTER INSERT ON t BEGIN"
+    " INSERT INTO log VALUES (NEW.v); END;"
+)
+def test_our_own_tables_are_neither_told_of_nor_kept(schema, writer, file):
+    install(writer)
+    engine = create_engine(f"sqlite:///{file}")
+    with watched(engine) as (recorder, _), engine.connect() as connection:
+        connection.exec_driver_sql("INSERT INTO t VALUES (7, 'x')")
+        connection.commit()
+        assert recorder.rows == [("main.t", None, (7, "x")), ("main.log", None, ("x",))]
+        described = describe(connection)
+    for name in ("everfresh_change", '"EVERFRESH_change"', "main.everfresh_tracking"):
+        refusal = analyse(f"SELECT * FROM {name}", described).refusal
+        assert "everfresh's own bookkeeping" in str(refusal)
+    engine.dispose()
 
 
 # -- the history

@@ -51,20 +51,20 @@ def read_changes(
         return _counted(rows, after, newest, mapped)
     found: dict[int, list[Change]] = {}
     last: dict[int, int] = {}
-    expected = after
+    count = 0
     for sequence, number, operation, _, *values in rows(
         f"SELECT * FROM main.{CHANGES} WHERE seq > {after} ORDER BY seq"
     ):
-        expected += 1
+        count += 1
         table = mapped.get(number)
-        if table is None or sequence != expected:
+        if table is None:
             return None
         last[number] = sequence
         changes = found.setdefault(number, [])
         if len(changes) <= limit:
             change = _change(table, sequence, operation, values)
             changes.extend(() if change is None else (change,))
-    return None if expected != newest else _limited(found, last, mapped, limit)
+    return None if count != newest - after else _limited(found, last, mapped, limit)
 
 
 def _limited(
