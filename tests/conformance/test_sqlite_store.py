@@ -178,10 +178,10 @@ def test_the_same_go_as_from_memory(path, policy):
 
 
 def test_another_policy_ranks_what_is_there_anew(path):
+    with SqliteStore(path, 30, make_policy("lru")) as store:
+        for key, cost in (("dear", 9.0), ("cheap", 0.1), ("middle", 1.0)):
+            store.put(entry(key, cost=cost))
     with SqliteStore(path, 30, HalfLife()) as store:
-        for key in ("dear", "cheap", "middle"):
-            store.put(entry(key, cost={"dear": 9.0, "cheap": 0.1, "middle": 1.0}[key]))
-    with SqliteStore(path, 30, make_policy("gdsf")) as store:
         assert [gone.key for gone in store.put(entry("new"))] == ["cheap"]
 
 

@@ -24,6 +24,7 @@ from everfresh.catalogue import (
     set_setting,
     totals,
 )
+from everfresh.catalogue.schema import HEAD, migrate
 from everfresh.errors import CatalogueError, CatalogueUnavailableError
 from everfresh.kernel.entry import Entry
 
@@ -129,6 +130,39 @@ def test_dropped_tables_are_noticed(path, url):
         assert totals(catalogue).fresh == 0
 
 
+def test_a_lock_while_the_file_is_made_is_waited_for(path, url, monkeypatch):
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+
+        class Time:
+            monotonic = staticmethod(lambda: 0.0)
+            sleep = staticmethod(lambda seconds: other.execute("ROLLBACK"))
+
+        monkeypatch.setattr("everfresh.catalogue.engines.time", Time)
+        monkeypatch.setattr("everfresh.catalogue.engines._WAIT", 0.01)
+        with open_catalogue(url) as catalogue:
+            assert catalogue.version() == "1.0"
+
+
+def test_who_creates_a_schema_makes_the_others_wait(postgres):
+    url = postgres.fresh_database()
+    waiting = (
+        "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database "
+        f"WHERE locktype = 'advisory' AND NOT granted AND datname = '{url.rpartition('/')[2]}'"
+    )
+    with Catalogue(url) as first, Catalogue(url) as second:
+        thread = threading.Thread(target=second.check)
+        with first._transaction(locked=True) as connection:
+            migrate(connection, HEAD, up=True)
+            thread.start()
+            give_up = time.monotonic() + 10
+            while postgres.execute(waiting) != [(1,)]:
+                assert time.monotonic() < give_up, "nobody waits"
+        thread.join()
+        assert second.version() == "1.0"
+    postgres.drop_database(url)
+
+
 # recording ----------------------------------------------------------------------
 
 
@@ -203,7 +237,10 @@ def test_a_full_disk_drops_records_and_resumes(url):
         recorder.close()
 
 
-def test_what_the_database_refuses_is_dropped_and_does_not_block_the_rest(url, caplog):
+@pytest.mark.parametrize("backend", ["sqlite", "postgresql"])
+def test_what_the_database_refuses_is_dropped_and_does_not_block_the_rest(url, backend, request):
+    if backend == "postgresql":
+        url = request.getfixturevalue("postgres").fresh_database()
     with open_catalogue(url) as catalogue:
         recorder = Recorder(catalogue, pace=SLOW)
         recorder.filled(Entry("bad", 1, bytes=2**70), "fill")

@@ -15,6 +15,7 @@ import pytest
 from everfresh.errors import ConfigurationError, StoreUnavailableError
 from everfresh.kernel.entry import Entry
 from everfresh.stores.sqlite import SqliteStore
+from everfresh.stores.sqlite_file import SqliteFile
 
 
 class Clock:
@@ -175,6 +176,24 @@ def test_a_missing_table_makes_the_file_anew(path, store):
     with pytest.raises(StoreUnavailableError, match="moved aside"):
         store.put(entry("new"))
     assert works(store)
+
+
+def test_two_that_find_the_damage_move_one_file_aside(path, store):
+    with reopened(path) as other:
+        other.get("k1")
+        pages = path.stat().st_size // 4096
+        with path.open("r+b") as file:
+            for page in range(1, pages):
+                file.seek(page * 4096)
+                file.write(os.urandom(4096))
+        for one in (store, other):
+            one._file.idle[0].execute("PRAGMA shrink_memory")
+        with pytest.raises(StoreUnavailableError, match="moved aside"):
+            store.put(entry("new"))
+        store.put(entry("new"))
+        assert other.get("k1") is None
+        assert other.get("new") is not None
+    assert asides(path) == [f"store.db.damaged-1{suffix}" for suffix in ("", "-shm", "-wal")]
 
 
 # a file that is not ours --------------------------------------------------------
@@ -357,6 +376,18 @@ def test_a_tiny_disk(tiny):
         store.get("k0")
 
 
+def test_letting_go_of_a_replaced_file_takes_nothing_from_the_new_one(path, store, clock):
+    path.unlink()
+    with reopened(path) as other:
+        other.put(entry("new"))
+        clock.now += 1
+        assert store.get("new") is not None
+        assert path.with_name("store.db-wal").exists()
+        other.put(entry("newer"))
+    with reopened(path) as again:
+        assert [found.key for found in again.entries()] == ["new", "newer"]
+
+
 # a file in use -------------------------------------------------------------------
 
 
@@ -389,6 +420,38 @@ def test_a_file_locked_against_readers_too(path, store, clock):
     with again:
         assert again.get("k1") is not None
         assert works(again)
+
+
+def test_another_that_makes_the_file_first(path, monkeypatch):
+    made = []
+    switch = SqliteFile._switch_to_wal
+
+    def slow(file, connection):
+        switch(file, connection)
+        if not made:
+            made.append(True)
+            made[0] = SqliteStore(path)
+            made[0].put(entry("theirs"))
+
+    monkeypatch.setattr(SqliteFile, "_switch_to_wal", slow)
+    with SqliteStore(path) as store:
+        assert store.trouble is None
+        assert store.get("theirs") is not None
+    made[0].close()
+
+
+def test_a_lock_while_the_file_is_made_is_waited_for(path, monkeypatch):
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+
+        class Time:
+            monotonic = staticmethod(lambda: 0.0)
+            sleep = staticmethod(lambda seconds: other.execute("ROLLBACK"))
+
+        monkeypatch.setattr("everfresh.stores.sqlite_file.time", Time)
+        with SqliteStore(path, busy=0.01) as store:
+            assert store.trouble is None
+            assert works(store)
 
 
 WORK = """
