@@ -1,6 +1,7 @@
 """Single-flight over threads and tasks, errors, voided fills, waiting without deadlock."""
 
 import asyncio
+import gc
 import linecache
 import os
 import sys
@@ -12,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 import everfresh
+from everfresh.engine.lineage import current
 from everfresh.errors import NotKeptError, RecursiveFillError
 
 from .conftest import JUNE, counted, write
@@ -418,6 +420,8 @@ def test_an_interrupt_at_any_line_leaves_nothing_that_hangs(url, nested):
                 break
             except KeyboardInterrupt:
                 interrupted += 1
+            assert current() is None, at
+            gc.collect()  # a cursor in the traceback's frames would hold its lock until then
             with ThreadPoolExecutor(1) as pool:
                 before = pool.submit(ask, 2).result(timeout=10)
             write(cache, "INSERT INTO flights (month) VALUES (2)")

@@ -116,6 +116,7 @@ class Fills:
         if fill is not None:
             self.board.abandon(fill)  # again, if that was where it was interrupted
             cast("LocalLease", fill.lease).release()
+            enter(active())  # if it was interrupted before it could leave
 
     def _answer(self, request: Request, compute: Callable[[], object]) -> Answer:
         while True:

@@ -66,7 +66,7 @@ class Collector:
 
 _current: ContextVar[Collector | None] = ContextVar("everfresh_collector", default=None)
 current = _current.get
-enter = _current.set
+enter: Callable[[Collector | None], Token[Collector | None]] = _current.set
 
 
 def active() -> Collector | None:
