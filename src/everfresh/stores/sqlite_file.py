@@ -43,8 +43,7 @@ INSERT INTO pool VALUES (1, 0, 0, 0, 0, '');
 
 _log = logging.getLogger("everfresh.stores")
 _files: weakref.WeakSet[SqliteFile] = weakref.WeakSet()
-# Connections of a file that was replaced, or of the parent process: closing one would delete the
-# write-ahead log that lies at the path now.
+# Connections of a parent process: closing one here would checkpoint and delete the parent's log.
 _abandoned: list[list[sqlite3.Connection]] = []
 
 
@@ -126,13 +125,13 @@ class SqliteFile:
         """Let go of the connections if the path names another file by now, or none."""
         self.glance_at = self._clock() + _GLANCE
         if self._identity is not None and self._identify() != self._identity:
-            self._abandon()
+            self._release()
 
     def failed(
         self, connection: sqlite3.Connection, error: sqlite3.Error, *, writing: bool = False
     ) -> StoreUnavailableError:
         """Return the error to raise for what the file did, and do what helps."""
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        code = _code(error)
         if code in _HARMLESS:
             self.idle.append(connection)
             return StoreUnavailableError(f"{self.path}: {error}")
@@ -150,19 +149,20 @@ class SqliteFile:
     def close(self) -> None:
         """Close the idle connections; those in use are closed when they are let go of."""
         self._closed = True
-        idle, self.idle = self.idle, []
-        while idle:
-            with suppress(sqlite3.Error):
-                idle.pop().close()
+        self._release()
 
     def forked(self) -> None:
         """Leave the parent's connections alone: this process must not close them."""
         self._opening, self._writing = Lock(), Lock()
-        self._abandon()
+        _abandoned.append(self.idle)
+        self.idle = []
 
-    def _abandon(self) -> None:
+    def _release(self) -> None:
+        """Close the idle connections; of a file that moved, SQLite leaves the path alone."""
         idle, self.idle = self.idle, []  # who is using a connection gives it back to the old list
-        _abandoned.append(idle)
+        while idle:
+            with suppress(sqlite3.Error):
+                idle.pop().close()
 
     def _down(self, why: str) -> StoreUnavailableError:
         if self.trouble is None:
@@ -188,17 +188,30 @@ class SqliteFile:
             self._prepare(connection)
             return connection
         except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode & 0xFF not in _DAMAGED:
-                raise
-            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CORRUPT:
-                self._check_ours(connection)
-            self._move_aside(str(error), identity)
-        finally:
-            if identity != self._identify() and identity is not None:
-                _abandoned.append([connection])
+            self._salvage(connection, error, identity)
+        except BaseException:
+            connection.close()
+            raise
         connection = self._raw()
         self._prepare(connection)
         return connection
+
+    def _salvage(
+        self,
+        connection: sqlite3.Connection,
+        error: sqlite3.DatabaseError,
+        identity: tuple[int, int] | None,
+    ) -> None:
+        """Move a damaged file of ours aside; raise for any other. Closes the connection."""
+        code = _code(error)
+        try:
+            if code not in _DAMAGED:
+                raise error
+            if code == sqlite3.SQLITE_CORRUPT:
+                self._check_ours(connection)
+            self._move_aside(str(error), identity)
+        finally:
+            connection.close()
 
     def _raw(self) -> sqlite3.Connection:
         return sqlite3.connect(
@@ -267,15 +280,14 @@ class SqliteFile:
                 connection.execute("PRAGMA journal_mode = WAL")
                 return
             except sqlite3.OperationalError as error:
-                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-                if not busy or time.monotonic() > give_up:
+                if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
                     raise
             time.sleep(0.005)
 
     def _move_aside(self, why: str, identity: tuple[int, int] | None) -> None:
         """Rename a damaged file, unless another process has done so already."""
         if identity is None or self._identify() != identity:
-            self._abandon()
+            self._release()
             return
         number = 1
         while (aside := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists():
@@ -283,8 +295,12 @@ class SqliteFile:
         for suffix in ("", "-wal", "-shm"):
             with suppress(FileNotFoundError):
                 Path(f"{self.path}{suffix}").rename(f"{aside}{suffix}")
-        self._abandon()
+        self._release()
         _log.warning("the store %s is damaged (%s): moved to %s", self.path, why, aside)
+
+
+def _code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF  # the module's own errors have none
 
 
 def _after_fork() -> None:
