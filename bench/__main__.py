@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.measure import Result
 
-CASES = ("hits", "threads", "overhead", "stampede", "invalidation", "durable")
+CASES = ("hits", "threads", "overhead", "stampede", "invalidation", "durable", "tracked_writes")
 PACKAGES = ("everfresh", "SQLAlchemy", "dogpile.cache", "cachetools", "cachebox", "diskcache")
 HERE = Path(__file__).parent
 
