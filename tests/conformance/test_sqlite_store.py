@@ -253,6 +253,7 @@ def test_processes_share_one_file_and_one_limit(path):
 def test_a_forked_child_opens_its_own_connections(path):
     with SqliteStore(path) as store:
         store.put(entry("a"))
+        store.get("a")
         inherited = list(store._file.idle)
         child = os.fork()
         if child == 0:
@@ -261,6 +262,9 @@ def test_a_forked_child_opens_its_own_connections(path):
             os._exit(0 if ok and not set(inherited) & set(store._file.idle) else 1)
         assert os.waitpid(child, 0)[1] == 0
         assert store.get("b") is not None
+        store.flush()
+    with closing(sqlite3.connect(path)) as raw:
+        assert raw.execute("SELECT hits FROM kept WHERE key = 'a'").fetchone() == (1,)
 
 
 def test_a_limit_below_one_byte_and_a_file_in_memory_are_refused(path):

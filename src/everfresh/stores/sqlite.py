@@ -78,6 +78,7 @@ class SqliteStore:
         self._codec: Codec = codec or ChoosingCodec()
         self._clock, self._wall = clock, wall
         self._log: deque[str] = deque(maxlen=_TOUCH_LOG)
+        self._process = os.getpid()
         self._touched = self._log.append
         self._file = SqliteFile(path, busy, clock)
 
@@ -235,6 +236,9 @@ class SqliteStore:
 
     def _asked_for(self) -> Iterator[str]:
         log = self._log
+        if self._process != os.getpid():  # a forked child: its parent writes what it inherited
+            self._process = os.getpid()
+            log.clear()
         with suppress(IndexError):  # a reader's append to the full log pushed the last one out
             while log:
                 yield log.popleft()
