@@ -17,9 +17,21 @@ if TYPE_CHECKING:
     from everfresh.engine.receipts import Receipt
     from everfresh.engine.rows import Row, Rows
     from everfresh.errors import EverfreshError
+    from everfresh.kernel.freshness import Freshness, bounded, ttl
     from everfresh.settings import Settings
 
-__all__ = ["Cache", "EverfreshError", "Receipt", "Row", "Rows", "Settings", "open"]
+__all__ = [
+    "Cache",
+    "EverfreshError",
+    "Freshness",
+    "Receipt",
+    "Row",
+    "Rows",
+    "Settings",
+    "bounded",
+    "open",
+    "ttl",
+]
 __version__ = "0.1.0"
 
 # looked up on first use, so that `import everfresh` costs nothing: SQLAlchemy and sqlglot are
@@ -27,11 +39,14 @@ __version__ = "0.1.0"
 _HOMES = {
     "Cache": "everfresh.engine.cache",
     "EverfreshError": "everfresh.errors",
+    "Freshness": "everfresh.kernel.freshness",
     "Receipt": "everfresh.engine.receipts",
     "Row": "everfresh.engine.rows",
     "Rows": "everfresh.engine.rows",
     "Settings": "everfresh.settings",
+    "bounded": "everfresh.kernel.freshness",
     "open": "everfresh.engine.opening",
+    "ttl": "everfresh.kernel.freshness",
 }
 
 

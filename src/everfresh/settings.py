@@ -5,12 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from everfresh.errors import ConfigurationError
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "check_seconds"]
 
 POLICIES = ("half_life", "gdsf", "lru")
+# it goes on while the machine is suspended, which the monotonic clock of Linux does not
+_CLOCK: Callable[[], float] = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+    if hasattr(time, "CLOCK_BOOTTIME")
+    else time.monotonic
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +30,17 @@ class Settings:
     answer is computed again even if nothing changed, None for never. ``plans``: how many analysed
     statements are remembered. ``clock``: seconds that never go back.
 
+    ``freshness``: ``"strict"``, ``"bounded"`` (one second), `everfresh.bounded` or `everfresh.ttl`
+    of seconds: how late commits of other connections and processes may be heard. Under a bound
+    they are looked for every ``poll_interval`` seconds. Where a ``ttl`` ends,
+    ``stale_while_revalidate`` is for how many seconds more the old answer is given while a thread
+    computes the new one; ``early_refresh`` is XFetch's beta: readers compute an answer anew before
+    its end, the earlier the longer it takes (1 is usual, None never). None of these ever gives an
+    answer that a change has outdated.
+
+    ``store``: URL of where answers are kept beyond memory (``"sqlite:///answers.db"``), at most
+    ``store_bytes`` of them, in bytes. ``catalogue``: URL of the database of record.
+
     >>> Settings(max_bytes=1_000_000).policy
     'half_life'
     """
@@ -32,15 +50,25 @@ class Settings:
     half_life: float = 1000.0
     ttl: float | None = None
     plans: int = 2000
-    clock: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = _CLOCK
+    freshness: object = "bounded"
+    poll_interval: float = 0.01
+    stale_while_revalidate: float | None = None
+    early_refresh: float | None = None
+    store: str | None = None
+    store_bytes: int = 1 << 30
+    catalogue: str | None = None
 
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
             raise ConfigurationError(f"unknown policy {self.policy!r}: use {', '.join(POLICIES)}")
-        for name in ("max_bytes", "half_life", "plans"):
+        for name in ("max_bytes", "half_life", "plans", "store_bytes"):
             if not getattr(self, name) > 0:
                 raise ConfigurationError(f"{name} must be above 0, not {getattr(self, name)!r}")
-        check_seconds("ttl", self.ttl)
+        for name in ("ttl", "poll_interval", "stale_while_revalidate", "early_refresh"):
+            check_seconds(name, getattr(self, name))
+        if self.poll_interval is None:
+            raise ConfigurationError("poll_interval must be a number of seconds above 0")
 
 
 def check_seconds(name: str, value: float | None) -> None:

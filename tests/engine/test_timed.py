@@ -6,7 +6,7 @@ from threading import Event
 import pytest
 
 import everfresh
-from everfresh.engine.board import Request
+from everfresh.engine.request import Request
 from everfresh.engine.timed import timed
 from everfresh.settings import Settings
 

@@ -269,7 +269,7 @@ def test_commits_through_an_async_engine_are_heard(async_url):
             async with engine.begin() as connection:
                 await connection.execute(sa.text("INSERT INTO t VALUES (1, 1)"))
             assert await micro.all(COUNT, {"k": 1}) == [{"n": 1}]
-            assert micro.receipt("all", COUNT, {"k": 1}).proof == "session feed"
+            assert micro.receipt("all", COUNT, {"k": 1}).proof.startswith("session feed")
         cache.close()
         await engine.dispose()
 

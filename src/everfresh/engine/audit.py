@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from everfresh.engine.board import Request
+from everfresh.engine.request import Request
 from everfresh.engine.rows import Rows
 from everfresh.kernel.entry import Entry
 

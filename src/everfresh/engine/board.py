@@ -9,56 +9,24 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from threading import Lock
 
 from everfresh.engine.receipts import describe_change
+from everfresh.engine.request import Request
 from everfresh.engine.stats import Counters, Stats, figures
 from everfresh.errors import ClosedError, ValueTooLargeError
 from everfresh.kernel.change import Change
 from everfresh.kernel.entry import DROPPED, Entry, Past
 from everfresh.kernel.ledger import Fill, Flux, Ledger
-from everfresh.kernel.plan import Source
 from everfresh.kernel.ports import Clock, Mark
 from everfresh.leases.local import LocalLease, LocalLeases
 from everfresh.stores.memory import MemoryStore
 
-__all__ = ["Board", "Request"]
+__all__ = ["Board"]
 
 _HISTORY = 10_000  # entries that went and are remembered: a few hundred bytes each
 _LABEL = 500  # characters of the statement that are remembered
 _SHORTCUTS = 8  # ways of asking for one entry that are kept as shortcuts
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """Say what is asked and how long its answer may be kept.
-
-    ``ttl`` and ``keep_errors`` (seconds) are fixed when an answer is kept; ``max_age`` (seconds)
-    is how old a kept one may be for whoever asks now. ``probe`` is what the hit path looks up in
-    ``shortcuts``; ``detail`` is what a surface needs to ask again; ``current`` tells whether
-    ``sources`` still hold; ``seal`` prepares an entry's value for being shared by hits; ``fill`` is
-    the computation started for it last.
-    """
-
-    key: str
-    kind: str
-    label: str
-    sources: tuple[Source, ...] = ()
-    ttl: float | None = None
-    keep_errors: float | None = None
-    max_age: float | None = None
-    shortcuts: dict[object, Entry] | None = None
-    probe: object = None
-    detail: object = None
-    current: Callable[[], bool] | None = None
-    seal: Callable[[Entry], None] | None = None
-    fill: Fill | None = None
-
-    def takes(self, entry: Entry, now: float) -> bool:
-        """Whether whoever asks at ``now`` may be given this entry."""
-        young = self.max_age is None or now - entry.filled_at < self.max_age
-        return young and entry.usable(now)
 
 
 class Board:
@@ -163,6 +131,11 @@ class Board:
             self._add_shortcut(entry, request)
             self._describe_origin(entry, self._history.get(entry.key))
         return None
+
+    def filling(self, key: str) -> bool:
+        """Whether this key is being computed now."""
+        with self._lock:
+            return key in self._ledger.running
 
     def waited(self, mine: frozenset[LocalLease], lease: LocalLease) -> None:
         """Note that the holder of these leases waits no longer for that one."""

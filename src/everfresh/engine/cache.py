@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
@@ -10,18 +10,23 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import MissingGreenlet
 
 from everfresh.changes.session import SessionFeed
+from everfresh.changes.sqlite_tracking import Tracking
+from everfresh.changes.sqlite_watch import SqliteWatch
 from everfresh.engine import audit as auditing
 from everfresh.engine import why as explaining
-from everfresh.engine.board import Board, Request
+from everfresh.engine.board import Board
 from everfresh.engine.fills import HIT, Answer, Fills
 from everfresh.engine.functions import Cached, FunctionOptions, wrap
 from everfresh.engine.lineage import current
+from everfresh.engine.proof import Proof
 from everfresh.engine.reader import Prepared, Reader, probe_of
+from everfresh.engine.request import Request
 from everfresh.engine.rows import Rows
 from everfresh.engine.stats import Stats
 from everfresh.engine.transactions import Transactions
 from everfresh.errors import ConfigurationError, StatementError
 from everfresh.kernel.entry import Entry
+from everfresh.kernel.freshness import STRICT, Freshness, freshness_of
 from everfresh.kernel.score import make_policy
 from everfresh.settings import Settings, check_seconds
 from everfresh.stores.memory import MemoryStore
@@ -47,10 +52,14 @@ class Cache:
         store = MemoryStore(
             self.settings.max_bytes, make_policy(self.settings.policy, self.settings.half_life)
         )
-        self.board = Board(store, self.feed.mark, self.settings.clock)
-        self.fills = Fills(self.board)
+        clock = self.settings.clock
+        self.board = Board(store, self.feed.mark, clock)
+        self.freshness = freshness_of(self.settings.freshness)
+        self.proof = Proof(self.feed, clock, self.freshness, self.settings.poll_interval)
+        self.fills = Fills(self.board, self.proof)
         self.reader = Reader(engine, self.feed, self.settings.plans)
-        self._transactions = Transactions(engine, self.feed)
+        self._transactions = Transactions(engine, self.feed, clock)
+        self._clock = clock
         self._shortcuts: dict[object, Entry] = {}
         self._touched = store.touched
         self.feed.subscribe(self.board)
@@ -83,12 +92,14 @@ class Cache:
                 else statement
             ]
         except (KeyError, TypeError):
-            return self.ask(statement, named, self.settings.ttl)
+            return self.ask(statement, named)
         if entry.state == 0 and current() is None:
-            entry.hits += 1
-            self._touched(entry.standing)
-            return entry.value  # type: ignore[return-value]  # entries of `sql` hold Rows
-        return self.ask(statement, named, self.settings.ttl)
+            until = self.proof.until
+            if until is None or self._clock() < until:
+                entry.hits += 1
+                self._touched(entry.standing)
+                return entry.value  # type: ignore[return-value]  # entries of `sql` hold Rows
+        return self.ask(statement, named)
 
     @overload
     def cached(self, function: Callable[P, T], /) -> Cached[P, T]: ...
@@ -102,6 +113,9 @@ class Cache:
         ttl: float | None = None,
         keep_errors: float | None = None,
         copy: bool = False,
+        freshness: Freshness | str | None = None,
+        stale_while_revalidate: float | None = None,
+        early_refresh: float | None = None,
     ) -> Callable[[Callable[P, T]], Cached[P, T]]: ...
     def cached(self, function: Any = None, /, **options: Any) -> Any:
         """Keep what a function returns, by its arguments, until what it depends on changes.
@@ -109,7 +123,8 @@ class Cache:
         What the function reads through this cache is found out by itself; ``depends_on`` names
         tables it reads in other ways. ``ttl``: seconds after which it is computed again anyway.
         ``keep_errors``: seconds for which a raised error is kept too. ``copy``: hand out deep
-        copies instead of the kept object itself. Coroutine functions work too. The decorated
+        copies instead of the kept object itself. ``freshness``, ``stale_while_revalidate`` and
+        ``early_refresh`` are as in `Settings`. Coroutine functions work too. The decorated
         function has ``receipt(*args)``, ``key(*args)`` and ``invalidate(*args)``.
 
         >>> import everfresh
@@ -120,20 +135,61 @@ class Cache:
         >>> double(4), double(4), double.receipt(4).status
         (8, 8, 'hit')
         """
-        chosen = FunctionOptions(**{"ttl": self.settings.ttl, **options})
+        chosen = FunctionOptions(
+            **{
+                "ttl": self.settings.ttl,
+                "stale_while_revalidate": self.settings.stale_while_revalidate,
+                "early_refresh": self.settings.early_refresh,
+                **options,
+            }
+        )
         if function is None:
             return lambda decorated: wrap(decorated, self.fills, self.reader, chosen)
         return wrap(function, self.fills, self.reader, chosen)
 
-    def using(self, *, connection: Any = None, ttl: float | None = None) -> View:
-        """Return a view of the cache that reads on a connection, or keeps answers for ``ttl``.
+    def using(
+        self,
+        *,
+        connection: Any = None,
+        ttl: float | None = None,
+        freshness: Freshness | str | None = None,
+    ) -> View:
+        """Return a view of the cache that reads on a connection, or by another rule of freshness.
 
         ``connection`` is a SQLAlchemy Connection or Session of this cache's engine. A kept answer
         is given only where the query on that connection would return the same; a query that has
-        to run, runs on it, and what it returns is not kept.
+        to run, runs on it, and what it returns is not kept. ``ttl`` and ``freshness`` are as in
+        `Settings`.
         """
         check_seconds("ttl", ttl)
-        return View(self, connection, ttl)
+        rule = None if freshness is None else freshness_of(freshness)
+        return View(self, connection, ttl, rule)
+
+    def track(self, tables: Sequence[str] | None = None) -> Tracking:
+        """Make every writer of this SQLite file log what it changes; return what is tracked.
+
+        Puts triggers and one change table into the database, for these tables or all: then commits
+        of other processes are heard row by row, and kept answers can be proven after a restart.
+        Raises `ConfigurationError` where there is no file.
+        """
+        return self._watch().install(tables)
+
+    def untrack(self) -> Tracking:
+        """Take triggers and change table out of the database again."""
+        return self._watch().remove()
+
+    def tracking(self) -> Tracking:
+        """Return what is tracked, what is not, and why."""
+        return self._watch().status()
+
+    def _watch(self) -> SqliteWatch:
+        self.board.check_open()
+        if self.feed.watch is None:
+            raise ConfigurationError(
+                "only a SQLite file can be tracked: this database has no other writers, or is not "
+                "one"
+            )
+        return self.feed.watch
 
     def invalidate(self, what: Any = None, /, **parameters: object) -> int:
         """Drop what is kept and return how many entries went.
@@ -178,6 +234,7 @@ class Cache:
         if self.board.closed:
             return
         self.board.close()
+        self.proof.close()
         self._shortcuts.clear()
         self.feed.close()
         self.reader.close()
@@ -201,20 +258,33 @@ class Cache:
 
     # one statement ------------------------------------------------------------
 
-    def ask(self, statement: str, parameters: dict[str, object], ttl: float | None) -> Rows:
+    def ask(
+        self,
+        statement: str,
+        parameters: dict[str, object],
+        ttl: float | None = None,
+        freshness: Freshness | None = None,
+    ) -> Rows:
         """Return the rows of a SELECT that no shortcut answered."""
         self.board.check_open()
         try:
-            return self._ask(statement, parameters, ttl)
+            return self._ask(statement, parameters, ttl, freshness or self.freshness)
         except MissingGreenlet:
             raise ConfigurationError(
                 "cache.sql blocks, and this engine is asyncio's: open the cache with a blocking "
                 "engine of the same database"
             ) from None
 
-    def _ask(self, statement: str, parameters: dict[str, object], ttl: float | None) -> Rows:
-        prepared, request = self.request(statement, parameters, ttl)
+    def _ask(
+        self,
+        statement: str,
+        parameters: dict[str, object],
+        ttl: float | None,
+        freshness: Freshness,
+    ) -> Rows:
+        prepared, request = self.request(statement, parameters, ttl, freshness=freshness)
         refusal = self.reader.refusal(prepared, parameters)
+        refusal = refusal or self.proof.objection(freshness, request.sources)
         if refusal is not None:
             answer = self.fills.bypass(
                 request, refusal, lambda: self.reader.bypass(prepared, parameters)
@@ -223,14 +293,24 @@ class Cache:
             answer = self.fills.answer(request, lambda: self.reader.fill(prepared, parameters))
         return self._rows(answer)
 
-    def sql_in(self, connection: Any, statement: str, parameters: dict[str, object]) -> Rows:
+    def sql_in(
+        self,
+        connection: Any,
+        statement: str,
+        parameters: dict[str, object],
+        freshness: Freshness | None = None,
+    ) -> Rows:
         """Return the rows of a SELECT as the caller's transaction sees them."""
         self.board.check_open()
         inside = self._transactions.connection_of(connection)
         reason = self._transactions.objection(inside)
         unplanned = None if reason is None else self.reader.unplanned(statement, reason)
         prepared, request = self.request(statement, parameters, prepared=unplanned)
+        rule = freshness or self.freshness
+        if self._transactions.keeps_snapshot(inside):
+            rule = STRICT  # what is kept must be proven for the moment of the snapshot
         reason = self.reader.refusal(prepared, parameters)
+        reason = reason or self.proof.objection(rule, request.sources)
         if reason is None:
             entry = self.board.peek(request.key)
             if entry is not None and self._transactions.answers(inside, entry):
@@ -248,6 +328,7 @@ class Cache:
         parameters: dict[str, object],
         ttl: float | None = None,
         prepared: Prepared | None = None,
+        freshness: Freshness | None = None,
     ) -> tuple[Prepared, Request]:
         """Return the plan of a statement and what to ask the engine for it."""
         if not isinstance(statement, str):
@@ -256,13 +337,19 @@ class Cache:
             )
         prepared = prepared or self.reader.prepare(statement)
         self.reader.check(prepared, parameters)
-        feed = self.feed
+        feed, settings = self.feed, self.settings
+        ttl = settings.ttl if ttl is None else ttl
+        rule = freshness or self.freshness
+        if rule.mode == "ttl" and (ttl is None or rule.seconds < ttl):
+            ttl = rule.seconds
         return prepared, Request(
             key=self.reader.key(prepared, parameters),
             kind="sql",
             label=statement,
             sources=prepared.plan.bind(parameters),
             ttl=ttl,
+            grace=settings.stale_while_revalidate,
+            beta=settings.early_refresh,
             shortcuts=self._shortcuts,
             probe=probe_of(statement, parameters),
             detail=dict(parameters),
@@ -286,12 +373,15 @@ class Cache:
 
 
 class View:
-    """Ask a cache on one connection, or with another ``ttl``. Made by `Cache.using`."""
+    """Ask a cache on one connection, or by other rules. Made by `Cache.using`."""
 
-    def __init__(self, cache: Cache, connection: Any, ttl: float | None) -> None:
+    def __init__(
+        self, cache: Cache, connection: Any, ttl: float | None, freshness: Freshness | None
+    ) -> None:
         self._cache = cache
         self._connection = connection
         self._ttl = ttl
+        self._freshness = freshness
 
     def sql(
         self, statement: str, parameters: Mapping[str, object] | None = None, /, **named: object
@@ -300,5 +390,5 @@ class View:
         chosen = {**(parameters or {}), **named}
         cache = self._cache
         if self._connection is None:
-            return cache.ask(statement, chosen, self._ttl or cache.settings.ttl)
-        return cache.sql_in(self._connection, statement, chosen)
+            return cache.ask(statement, chosen, self._ttl, self._freshness)
+        return cache.sql_in(self._connection, statement, chosen, self._freshness)

@@ -9,14 +9,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass, replace
+from random import random
+from threading import Thread
 from typing import Any, Self, cast
 
-from everfresh.engine.board import Board, Request
+from everfresh.engine.board import Board
 from everfresh.engine.lineage import Collector, active, enter, leave
+from everfresh.engine.proof import Proof
 from everfresh.engine.raising import again, bare
 from everfresh.engine.receipts import Receipt, Status
-from everfresh.errors import RecursiveFillError
+from everfresh.engine.request import Request
+from everfresh.errors import ClosedError, RecursiveFillError
 from everfresh.kernel.entry import DROPPED, Entry
 from everfresh.kernel.ledger import Fill
 from everfresh.leases.local import LocalLease
@@ -86,8 +92,10 @@ class _Computation:
 class Fills:
     """Answer requests from what is kept, or by computing, once at a time for each key."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Board, proof: Proof | None = None) -> None:
         self.board = board
+        self.proof = proof
+        self._tasks: set[asyncio.Task[Answer]] = set()
 
     def answer(self, request: Request, compute: Callable[[], object]) -> Answer:
         """Return a kept answer, or compute one, or wait for whoever is computing it."""
@@ -123,6 +131,8 @@ class Fills:
             mine, outer = self._held(request)
             claim = self.board.claim(request, mine, outer)
             if isinstance(claim, Entry):
+                if self._ages(request, claim):
+                    self._renew(request, compute)
                 return self.hit(claim)
             if isinstance(claim, Fill):
                 with self._computing(claim) as done:
@@ -142,6 +152,8 @@ class Fills:
             mine, outer = self._held(request)
             claim = self.board.claim(request, mine, outer)
             if isinstance(claim, Entry):
+                if self._ages(request, claim):
+                    self._renew_async(request, compute)
                 return self.hit(claim)
             if isinstance(claim, Fill):
                 with self._computing(claim) as done:
@@ -155,6 +167,27 @@ class Fills:
             if entry is not None:
                 return self._joined(entry)
 
+    def _ages(self, request: Request, entry: Entry) -> bool:
+        aging = entry.deadline is not None and request.ages(entry, self.board.clock(), random())  # noqa: S311 - a dice for load, not for secrets
+        return aging and not self.board.filling(request.key)
+
+    def _renew(self, request: Request, compute: Callable[[], object]) -> None:
+        """Make an aging answer anew in a thread; if that fails, the next reader tries again."""
+
+        def renew() -> None:
+            with suppress(ClosedError):
+                self.answer(replace(request, anew=True, fill=None), compute)
+
+        with suppress(RuntimeError):  # no thread to be had
+            Thread(target=renew, name="everfresh-renew", daemon=True).start()
+
+    def _renew_async(self, request: Request, compute: Callable[[], Awaitable[object]]) -> None:
+        fresh = replace(request, anew=True, fill=None)
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self.answer_async(fresh, compute), context=Context())
+        self._tasks.add(task)  # the loop itself holds no task
+        task.add_done_callback(self._tasks.discard)
+
     def bypass(self, request: Request, reason: str, compute: Callable[[], object]) -> Answer:
         """Compute an answer that is neither kept nor shared, and say why."""
         self.board.check_open()
@@ -163,6 +196,15 @@ class Fills:
         value = compute()
         cost = time.perf_counter() - started
         return self._bypassed(self._entry(request, None, value, cost), reason)
+
+    async def bypass_async(
+        self, request: Request, reason: str, compute: Callable[[], Awaitable[object]]
+    ) -> Any:
+        """Do the same for a coroutine; return its value."""
+        self.board.check_open()
+        self._taint(reason)
+        self.board.counters.bypass(reason)
+        return await compute()
 
     def hit(self, entry: Entry) -> Answer:
         """Count a hit and let the computation around it, if any, depend on the entry."""
@@ -176,7 +218,8 @@ class Fills:
     def receipt(self, answer: Answer) -> Receipt:
         """Return the receipt of an answer, with its age now."""
         now = self.board.clock()
-        return Receipt.of(answer.entry, answer.status, answer.reason, now, self)
+        proof = None if self.proof is None else self.proof.means(answer.entry)
+        return Receipt.of(answer.entry, answer.status, answer.reason, now, self, proof)
 
     # one fill -----------------------------------------------------------------
 

@@ -11,13 +11,14 @@ from itertools import count
 from types import CodeType
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
-from everfresh.engine.board import Request
 from everfresh.engine.fills import HIT, Answer, Fills
 from everfresh.engine.lineage import current
 from everfresh.engine.reader import Reader
 from everfresh.engine.receipts import Receipt, Status
+from everfresh.engine.request import Request
 from everfresh.errors import ConfigurationError, NotKeptError, UnkeyableError
 from everfresh.kernel.entry import Entry
+from everfresh.kernel.freshness import freshness_of
 from everfresh.kernel.keys import PLAIN, canonical, digest
 from everfresh.kernel.plan import Source
 from everfresh.settings import check_seconds
@@ -39,10 +40,15 @@ class FunctionOptions:
     ttl: float | None = None
     keep_errors: float | None = None
     copy: bool = False
+    freshness: object = None
+    stale_while_revalidate: float | None = None
+    early_refresh: float | None = None
 
     def __post_init__(self) -> None:
-        check_seconds("ttl", self.ttl)
-        check_seconds("keep_errors", self.keep_errors)
+        for name in ("ttl", "keep_errors", "stale_while_revalidate", "early_refresh"):
+            check_seconds(name, getattr(self, name))
+        if self.freshness is not None:
+            freshness_of(self.freshness)
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -106,6 +112,7 @@ def _name_of(function: Any) -> str:
 
 def _wrapper(calls: Calls) -> Callable[..., Any]:
     shortcuts, touched, slow = calls.shortcuts, calls.fills.board.store.touched, calls.call
+    proof, clock = calls.proof, calls.fills.board.clock
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -116,9 +123,11 @@ def _wrapper(calls: Calls) -> Callable[..., Any]:
         except (KeyError, TypeError):
             return slow(args, kwargs)
         if entry.state == 0 and current() is None:
-            entry.hits += 1
-            touched(entry.standing)
-            return entry.value
+            until = proof.until
+            if until is None or clock() < until:
+                entry.hits += 1
+                touched(entry.standing)
+                return entry.value
         return slow(args, kwargs)
 
     return wrapper
@@ -126,6 +135,7 @@ def _wrapper(calls: Calls) -> Callable[..., Any]:
 
 def _async_wrapper(calls: Calls) -> Callable[..., Any]:
     shortcuts, touched, slow = calls.shortcuts, calls.fills.board.store.touched, calls.call_async
+    proof, clock = calls.proof, calls.fills.board.clock
 
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -133,9 +143,11 @@ def _async_wrapper(calls: Calls) -> Callable[..., Any]:
         except (KeyError, TypeError):
             return await slow(args, kwargs)
         if entry.state == 0 and current() is None:
-            entry.hits += 1
-            touched(entry.standing)
-            return entry.value
+            until = proof.until
+            if until is None or clock() < until:
+                entry.hits += 1
+                touched(entry.standing)
+                return entry.value
         return await slow(args, kwargs)
 
     return wrapper
@@ -163,16 +175,30 @@ class Calls:
         self._signature = inspect.signature(function)
         self._identity = _identity_of(function)
         self._name = _name_of(function)
+        assert fills.proof is not None  # noqa: S101 - the fills of a Cache have one
+        self.proof = fills.proof
+        own = options.freshness
+        self._rule = self.proof.freshness if own is None else freshness_of(own)
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Answer a call that no shortcut answered."""
         request = self.request(args, kwargs)
+        reason = self.proof.objection(self._rule, request.sources)
+        if reason is not None:
+            return self.fills.bypass(
+                request, reason, lambda: self.function(*args, **kwargs)
+            ).value()
         answer = self.fills.answer(request, lambda: self.function(*args, **kwargs))
         return self._hand_out(answer)
 
     async def call_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Answer a call of a coroutine function that no shortcut answered."""
         request = self.request(args, kwargs)
+        reason = self.proof.objection(self._rule, request.sources)
+        if reason is not None:
+            return await self.fills.bypass_async(
+                request, reason, lambda: self.function(*args, **kwargs)
+            )
         answer = await self.fills.answer_async(request, lambda: self.function(*args, **kwargs))
         return self._hand_out(answer)
 
@@ -180,17 +206,26 @@ class Calls:
         """Return what to ask the engine for a call."""
         plain = not self.options.copy and self.options.keep_errors is None
         plain = plain and all(type(v) in PLAIN for v in (*args, *kwargs.values()))
+        usual = self._rule == self.proof.freshness  # that of the hit path
         return Request(
             key=self.key(*args, **kwargs),
             kind="call",
             label=self._name,
             sources=self._sources(),
-            ttl=self.options.ttl,
+            ttl=self._ttl(),
+            grace=self.options.stale_while_revalidate,
+            beta=self.options.early_refresh,
             keep_errors=self.options.keep_errors,
-            shortcuts=self.shortcuts,
+            shortcuts=self.shortcuts if usual else None,
             probe=_probe_of(args, kwargs) if plain else None,
             detail={"function": self._name, "args": args, "kwargs": kwargs},
         )
+
+    def _ttl(self) -> float | None:
+        limits = [limit for limit in (self.options.ttl,) if limit is not None]
+        if self._rule.mode == "ttl":
+            limits.append(self._rule.seconds)
+        return min(limits, default=None)
 
     def key(self, *args: Any, **kwargs: Any) -> str:
         """Return the key of a call: the code's identity and the arguments by parameter."""

@@ -178,9 +178,11 @@ class Reader:
             connection = connection.execution_options(isolation_level="AUTOCOMMIT")
             self._check_session(connection, prepared)
             return self.run(connection, prepared, parameters)
-        before = self._own_writes(connection)
-        rows = self.run(connection, prepared, parameters)
         collector = current()
+        before = self._own_writes(connection)
+        if collector is not None and self.feed.mode == "tracked":
+            collector.fill.seen = self.feed.history_mark(connection.connection)
+        rows = self.run(connection, prepared, parameters)
         if collector is not None and (before is None or self._own_writes(connection) != before):
             collector.taint("its connection had uncommitted writes")
         return rows

@@ -21,6 +21,8 @@ class Receipt:
     (computed again, ``reason`` says what had changed), ``bypass`` (computed and not kept).
     ``age`` and ``cost`` are in seconds, ``bytes`` is the estimate the store counts with,
     ``sources`` are the rows it depends on, ``parents`` the keys of the answers it was made from.
+    ``proof`` is how changes of its sources are heard: ``"session feed"`` alone where nobody else
+    can write or others are not heard, with ``"data_version"`` or ``"change table"`` where they are.
     """
 
     status: Status
@@ -38,7 +40,15 @@ class Receipt:
     owner: object = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def of(cls, entry: Entry, status: Status, reason: str, now: float, owner: object) -> Receipt:
+    def of(
+        cls,
+        entry: Entry,
+        status: Status,
+        reason: str,
+        now: float,
+        owner: object,
+        proof: str | None = None,
+    ) -> Receipt:
         """Return the receipt of an answer that this entry holds."""
         return cls(
             status=status,
@@ -51,7 +61,7 @@ class Receipt:
             mark=None if entry.mark is None else str(entry.mark),
             parents=entry.parents,
             label=entry.label,
-            proof="session feed" if entry.sources else "not proven by a feed",
+            proof=proof or ("session feed" if entry.sources else "not proven by a feed"),
             entry=entry,
             owner=owner,
         )

@@ -44,7 +44,7 @@ class _TimedBoard(Board):
 def timed(settings: Settings) -> Fills:
     """Return get-or-compute over a store of its own; what it keeps, no change makes stale.
 
-    >>> from everfresh.engine.board import Request
+    >>> from everfresh.engine.request import Request
     >>> fills = timed(Settings(max_bytes=10_000))
     >>> fills.answer(Request("key", "value", "an answer"), lambda: 42).value()
     42

@@ -18,6 +18,7 @@ from everfresh.changes.session import SessionFeed
 from everfresh.connect.describe import session
 from everfresh.errors import ConfigurationError
 from everfresh.kernel.entry import Entry
+from everfresh.kernel.ports import Clock
 
 __all__ = ["Transactions"]
 
@@ -27,15 +28,17 @@ class _Snapshot:
     """Hold where the feed was when a transaction began, and whether its snapshot is taken."""
 
     position: int
+    at: float
     taken: bool = False
 
 
 class Transactions:
     """Judge whether a transaction may be answered from what is kept."""
 
-    def __init__(self, engine: Engine, feed: SessionFeed) -> None:
+    def __init__(self, engine: Engine, feed: SessionFeed, clock: Clock) -> None:
         self.engine = engine
         self.feed = feed
+        self._clock = clock
         self._begun: dict[int, _Snapshot] = {}  # by the identity of the DBAPI connection
         feed.on_begin(self._on_begin, self._on_close)
 
@@ -73,11 +76,22 @@ class Transactions:
         return self._postgres_objection(connection)
 
     def answers(self, connection: Connection, entry: Entry) -> bool:
-        """Whether an entry that is fresh now was so, with the same value, at the snapshot too."""
+        """Whether an entry that is fresh now was so, with the same value, at the snapshot too.
+
+        What others have committed since is not in it if it was filled before; what they committed
+        until then must have been heard after the snapshot was taken.
+        """
         snapshot = self._snapshot(connection) if connection.in_transaction() else None
         if snapshot is None or not snapshot.taken:
             return True
-        return entry.mark is not None and entry.mark.position <= snapshot.position
+        if entry.mark is None or entry.mark.position > snapshot.position:
+            return False
+        return self.feed.watch is None or entry.filled_at <= snapshot.at
+
+    def keeps_snapshot(self, connection: Connection) -> bool:
+        """Whether the open transaction reads from one snapshot that it has taken."""
+        snapshot = self._snapshot(connection) if connection.in_transaction() else None
+        return snapshot is not None and snapshot.taken
 
     def _sqlite_objection(self, connection: Connection, raw: Any) -> str | None:
         probe = "SELECT 1 FROM sqlite_master LIMIT 1"
@@ -115,7 +129,7 @@ class Transactions:
         return self._begun.get(id(connection.connection.dbapi_connection))
 
     def _on_begin(self, raw: object) -> None:
-        self._begun[id(raw)] = _Snapshot(self.feed.mark().position)
+        self._begun[id(raw)] = _Snapshot(self.feed.mark().position, self._clock())
 
     def _on_close(self, raw: object) -> None:
         self._begun.pop(id(raw), None)

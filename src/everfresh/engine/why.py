@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
-from everfresh.engine.board import Request
 from everfresh.engine.fills import HIT, Answer
 from everfresh.engine.functions import Cached
 from everfresh.engine.receipts import Receipt, describe_change
+from everfresh.engine.request import Request
 from everfresh.engine.rows import Rows
 from everfresh.errors import ConfigurationError, NotKeptError
 from everfresh.kernel.change import Change

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from sqlalchemy.engine import Engine
 
-from everfresh.engine.board import Request
+from everfresh.engine.request import Request
 from everfresh.errors import ClosedError
 from everfresh.micro.aio_database import (
     AsyncDatabase,

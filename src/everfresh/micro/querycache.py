@@ -8,8 +8,8 @@ from threading import Thread
 from types import TracebackType
 from typing import Any, Self
 
-from everfresh.engine.board import Request
 from everfresh.engine.lineage import current
+from everfresh.engine.request import Request
 from everfresh.errors import ClosedError
 from everfresh.kernel.entry import Entry as Kept
 from everfresh.micro.database import Database, adapt, as_dicts

@@ -10,11 +10,12 @@ from math import inf
 from typing import Any, cast
 from weakref import ref
 
-from everfresh.engine.board import Board, Request
+from everfresh.engine.board import Board
 from everfresh.engine.fills import HIT, Answer
 from everfresh.engine.lineage import current
 from everfresh.engine.raising import again
 from everfresh.engine.receipts import Receipt, Status
+from everfresh.engine.request import Request
 from everfresh.engine.stats import Stats
 from everfresh.engine.timed import timed
 from everfresh.errors import ClosedError, NotKeptError

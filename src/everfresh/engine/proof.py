@@ -1,0 +1,111 @@
+"""Until when what is kept is known to be true although others may write to the database.
+
+What this process commits is heard at once. Other writers are asked about: by a thread at an
+interval of milliseconds, and by a reader itself where the last good answer is too old for it. A
+thread alone would not do: a process that was stopped wakes up with hits (PROTOCOL: "Entries and
+the hit path"), so every hit compares the clock with ``until``.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from contextlib import suppress
+from math import inf
+from threading import Event, Thread
+
+from everfresh.changes.session import SessionFeed
+from everfresh.kernel.entry import Entry
+from everfresh.kernel.freshness import Freshness
+from everfresh.kernel.plan import Source
+from everfresh.kernel.ports import Clock
+
+__all__ = ["Proof"]
+
+_MEANS = {"tracked": "session feed, change table", "watched": "session feed, data_version"}
+
+
+class Proof:
+    """Know how old the last good look at the other writers is, and look again.
+
+    ``until`` is what hits compare with the clock, in its seconds: None where nobody else can
+    write unheard, or where the cache's freshness does not ask for it.
+    """
+
+    def __init__(
+        self, feed: SessionFeed, clock: Clock, freshness: Freshness, interval: float
+    ) -> None:
+        self.freshness = freshness
+        self.looks = 0
+        self._feed = feed
+        self._clock = clock
+        self._interval = interval
+        self._last = -inf
+        self._stop = Event()
+        needed = feed.watch is not None and freshness.mode != "ttl"
+        self.until: float | None = -inf if needed else None
+        if needed and freshness.mode == "bounded":
+            self.confirm()
+            self._start()
+
+    def confirm(self) -> bool:
+        """Hear everything that was committed before now; return whether that is certain."""
+        started = self._clock()
+        self.looks += 1
+        if not self._feed.poll():
+            return False
+        self._last = max(self._last, started)
+        if self.until is not None and self.freshness.mode == "bounded":
+            self.until = self._last + self.freshness.seconds
+        return True
+
+    def objection(self, freshness: Freshness, sources: Iterable[Source] = ()) -> str | None:
+        """Return why nothing kept may answer under this freshness now, None if it may.
+
+        Under ``strict`` what others have committed is heard first, and so it is under ``bounded``
+        where the last look was too long ago. Call it before the entry is looked at.
+        """
+        watch = self._feed.watch
+        if watch is None or freshness.mode == "ttl":
+            return None
+        for source in sources:
+            if source.table is not None and not watch.covers(source.table):
+                return f"other writers of {source.table} are not heard: its file is attached"
+        if freshness.mode == "bounded" and self._clock() < self._last + freshness.seconds:
+            return None
+        return None if self.confirm() else f"other writers cannot be heard: {watch.reason}"
+
+    @property
+    def lag(self) -> float | None:
+        """Seconds since the start of the last good look, None where none is needed."""
+        return None if self._feed.watch is None else self._clock() - self._last
+
+    def means(self, entry: Entry) -> str:
+        """Say in a few words what proves that this entry is true."""
+        timed = self.freshness.mode == "ttl" and self._feed.watch is not None
+        if timed or not entry.sources:
+            return "not proven by a feed"
+        return _MEANS.get(self._feed.mode, "session feed")
+
+    def close(self) -> None:
+        """Stop looking."""
+        self._stop.set()
+
+    def _start(self) -> None:
+        thread = Thread(
+            target=_look,
+            args=(weakref.ref(self), self._stop, self._interval),
+            name="everfresh-watch",
+            daemon=True,
+        )
+        with suppress(RuntimeError):  # no thread to be had: the readers look themselves
+            thread.start()
+
+
+def _look(reference: weakref.ref[Proof], stop: Event, interval: float) -> None:
+    while not stop.wait(interval):
+        proof = reference()
+        if proof is None:
+            return
+        proof.confirm()
+        del proof
