@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from threading import Lock
 
+from everfresh.catalogue.recorder import Recorder
 from everfresh.engine.receipts import describe_change
 from everfresh.engine.request import Request
 from everfresh.engine.stats import Counters, Stats, figures
@@ -37,6 +38,7 @@ class Board:
         self.clock = clock
         self.counters = Counters()
         self.closed = False
+        self.recorder: Recorder | None = None
         self._mark = mark
         self._lock = Lock()
         self._ledger = Ledger()
@@ -129,7 +131,13 @@ class Board:
             if entry.state == DROPPED:
                 return "everything kept is worth more per byte"
             self._add_shortcut(entry, request)
-            self._describe_origin(entry, self._history.get(entry.key))
+            if fill.recalled is not None:
+                entry.reason = fill.recalled.reason
+                self.counters.recalled += 1
+            else:
+                self._describe_origin(entry, self._history.get(entry.key))
+            if self.recorder is not None:
+                self.recorder.filled(entry, entry.origin)
         return None
 
     def filling(self, key: str) -> bool:
@@ -229,10 +237,17 @@ class Board:
             self._make_stale(touched)
         return len(touched)
 
-    def close(self) -> None:
-        """Refuse every request from now on and let go of what is kept."""
+    def touches(self) -> list[tuple[str, int, float]]:
+        """Return key, hits and rank of what is kept."""
+        with self._lock:
+            return [(e.key, e.hits, e.standing.rank) for e in self.store.entries()]
+
+    def close(self, *, stored: bool = False) -> None:
+        """Refuse every request from now on and let go of what is kept, unless it is ``stored``."""
         with self._lock:
             self.closed = True
+            if stored:
+                self.recorder = None
             for entry in self.store.entries():
                 self._retire(entry, "the cache was closed", None)
             self.store.close()
@@ -255,7 +270,7 @@ class Board:
         self.counters.retired_hits += entry.hits
         self.counters.retired_seconds_saved += entry.hits * entry.cost
         before = self._history.pop(entry.key, None)
-        self._history[entry.key] = Past(
+        past = self._history[entry.key] = Past(
             key=entry.key,
             kind=entry.kind,
             label=entry.label[:_LABEL],
@@ -266,6 +281,8 @@ class Board:
             hits=entry.hits + (before.hits if before else 0),
             fills=1 + (before.fills if before else 0),
         )
+        if self.recorder is not None:
+            self.recorder.gone(past)
         if len(self._history) > _HISTORY:
             self._history.popitem(last=False)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar, overload
+from typing import Any, ParamSpec, Self, TypeVar, cast, overload
 
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import MissingGreenlet
@@ -14,6 +14,7 @@ from everfresh.changes.sqlite_tracking import Tracking
 from everfresh.changes.sqlite_watch import SqliteWatch
 from everfresh.engine import audit as auditing
 from everfresh.engine import why as explaining
+from everfresh.engine.backing import Backing
 from everfresh.engine.board import Board
 from everfresh.engine.fills import HIT, Answer, Fills
 from everfresh.engine.functions import Cached, FunctionOptions, wrap
@@ -48,18 +49,24 @@ class Cache:
         self.engine = engine
         self.settings = settings or Settings()
         self._owned = owned
-        self.feed = SessionFeed(engine)
+        self.freshness = freshness_of(self.settings.freshness)
+        self._backing = Backing.open(self.settings)
+        try:
+            self.feed = SessionFeed(engine)
+        except BaseException:
+            self._backing.close()
+            raise
         store = MemoryStore(
             self.settings.max_bytes, make_policy(self.settings.policy, self.settings.half_life)
         )
         clock = self.settings.clock
         self.board = Board(store, self.feed.mark, clock)
-        self.freshness = freshness_of(self.settings.freshness)
         self.proof = Proof(self.feed, clock, self.freshness, self.settings.poll_interval)
         self.fills = Fills(self.board, self.proof)
         self.reader = Reader(engine, self.feed, self.settings.plans)
         self._transactions = Transactions(engine, self.feed, clock)
         self._clock = clock
+        self.fills.durable = self._backing.attach(engine, self.feed, self.board)
         self._shortcuts: dict[object, Entry] = {}
         self._touched = store.touched
         self.feed.subscribe(self.board)
@@ -217,7 +224,10 @@ class Cache:
     def audit(self, sample: int | None = None, *, seed: int | None = None) -> auditing.Audit:
         """Ask a sample of the kept queries again and compare; None checks all of them."""
         self.board.check_open()
-        return auditing.audit(self, sample, seed)
+        found = auditing.audit(self, sample, seed)
+        if self.board.recorder is not None:
+            self.board.recorder.audited(found.checked, found.stale)
+        return found
 
     def stats(self) -> Stats:
         """Return the figures since the cache was opened."""
@@ -233,8 +243,9 @@ class Cache:
         """Let go of everything; the engine is disposed of if the cache made it."""
         if self.board.closed:
             return
-        self.board.close()
         self.proof.close()
+        self.board.close(stored=self._backing.store is not None)
+        self._backing.close()
         self._shortcuts.clear()
         self.feed.close()
         self.reader.close()
@@ -290,8 +301,25 @@ class Cache:
                 request, refusal, lambda: self.reader.bypass(prepared, parameters)
             )
         else:
-            answer = self.fills.answer(request, lambda: self.reader.fill(prepared, parameters))
+            answer = self.fills.answer(
+                request, lambda: self._compute(prepared, parameters, request, freshness)
+            )
         return self._rows(answer)
+
+    def _compute(
+        self,
+        prepared: Prepared,
+        parameters: dict[str, object],
+        request: Request,
+        freshness: Freshness,
+    ) -> Rows:
+        durable, collector = self.fills.durable, current()
+        if durable is not None and collector is not None:
+            found = durable.recall(request, freshness)
+            if found is not None:
+                collector.fill.recalled, collector.fill.seen = found, found.seen
+                return cast("Rows", found.value)
+        return self.reader.fill(prepared, parameters)
 
     def sql_in(
         self,
@@ -366,9 +394,7 @@ class Cache:
     def _rows(self, answer: Answer) -> Rows:
         rows: Rows = answer.value()
         return (
-            rows
-            if answer.status == "hit"
-            else rows.with_receipt(lambda: self.fills.receipt(answer))
+            rows if answer.reason is HIT else rows.with_receipt(lambda: self.fills.receipt(answer))
         )
 
 

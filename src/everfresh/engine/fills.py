@@ -17,6 +17,7 @@ from threading import Thread
 from typing import Any, Self, cast
 
 from everfresh.engine.board import Board
+from everfresh.engine.durable import RECALLED, Durable
 from everfresh.engine.lineage import Collector, active, enter, leave
 from everfresh.engine.proof import Proof
 from everfresh.engine.raising import again, bare
@@ -95,6 +96,7 @@ class Fills:
     def __init__(self, board: Board, proof: Proof | None = None) -> None:
         self.board = board
         self.proof = proof
+        self.durable: Durable | None = None
         self._tasks: set[asyncio.Task[Answer]] = set()
 
     def answer(self, request: Request, compute: Callable[[], object]) -> Answer:
@@ -254,6 +256,10 @@ class Fills:
         if refused is not None:
             return replace(self._bypassed(entry, refused), error=done.raised)
         self._observed(entry)
+        if fill.recalled is not None:
+            return Answer(entry, "hit", RECALLED)
+        if self.durable is not None:
+            self.durable.keep(entry)
         return Answer(entry, cast("Status", entry.origin), entry.reason, done.raised)
 
     def _joined(self, entry: Entry) -> Answer:
@@ -274,12 +280,15 @@ class Fills:
         error: bool = False,
     ) -> Entry:
         now = self.board.clock()
+        recalled = None if fill is None else fill.recalled
         keep = request.keep_errors if error else request.ttl
         parents = () if fill is None else fill.parents
         # an answer made of others lives no longer than they do
         limits = [parent.deadline for parent in parents if parent.deadline is not None]
         if keep is not None:
-            limits.append(now + keep)
+            limits.append((now if recalled is None else recalled.filled_at) + keep)
+        if recalled is not None and recalled.deadline is not None:
+            limits.append(recalled.deadline)
         entry = Entry(
             key=request.key,
             value=value,
@@ -288,8 +297,8 @@ class Fills:
             sources=request.sources if fill is None else tuple(fill.sources),
             mark=None if fill is None else fill.mark,
             seen=None if fill is None else fill.seen,
-            filled_at=now,
-            cost=cost,
+            filled_at=now if recalled is None else recalled.filled_at,
+            cost=cost if recalled is None else recalled.cost,
             bytes=_weight(request, value),
             deadline=min(limits, default=None),
             parents=tuple(parent.key for parent in parents),

@@ -198,6 +198,13 @@ def make_rows(columns: Sequence[str], raw: Iterable[Iterable[Any]]) -> Rows:
     return Rows(names, tuple(rows))
 
 
+def make_shared_rows(columns: Sequence[str], raw: Iterable[Iterable[Any]]) -> Rows:
+    """Return rows of cells that are known to be safe to share."""
+    names = tuple(columns)
+    cls, new = _row_class(names), tuple.__new__
+    return Rows(names, tuple([new(cls, cells) for cells in raw]))
+
+
 def _column_size(cells: tuple[Any, ...]) -> int:
     kinds = set(map(type, cells))
     if kinds <= _NUMBERS:

@@ -28,6 +28,7 @@ class Counters:
     errors: int = 0
     invalidated: int = 0
     evicted: int = 0
+    recalled: int = 0
     retired_hits: int = 0
     retired_seconds_saved: float = 0.0
     bypasses: Counter[str] = field(default_factory=Counter)
@@ -43,8 +44,8 @@ class Stats:
     """Hold the figures of a cache since it was opened.
 
     ``bytes`` and ``limit`` are bytes, ``seconds_saved`` is what the hits would have cost;
-    ``voided`` counts computations whose source changed meanwhile, ``joined`` callers that shared
-    the computation of another.
+    ``recalled`` counts answers found in the store beyond memory, ``voided`` computations whose
+    source changed meanwhile, ``joined`` callers that shared the computation of another.
     """
 
     entries: int
@@ -59,6 +60,7 @@ class Stats:
     errors: int
     invalidated: int
     evicted: int
+    recalled: int
     seconds_saved: float
     hit_ratio: float
 
@@ -70,7 +72,8 @@ class Stats:
 def figures(counters: Counters, kept: Sequence[Entry], limit: int) -> Stats:
     """Return the figures of a cache that counted this and keeps these entries."""
     hits = counters.retired_hits + sum(entry.hits for entry in kept)
-    asked = hits + counters.fills + counters.refreshes + sum(counters.bypasses.values())
+    asked = hits + counters.recalled + counters.fills + counters.refreshes
+    asked += sum(counters.bypasses.values())
     saved = counters.retired_seconds_saved + sum(entry.hits * entry.cost for entry in kept)
     return Stats(
         entries=len(kept),
@@ -85,6 +88,7 @@ def figures(counters: Counters, kept: Sequence[Entry], limit: int) -> Stats:
         errors=counters.errors,
         invalidated=counters.invalidated,
         evicted=counters.evicted,
+        recalled=counters.recalled,
         seconds_saved=saved,
-        hit_ratio=hits / asked if asked else 0.0,
+        hit_ratio=(hits + counters.recalled) / asked if asked else 0.0,
     )

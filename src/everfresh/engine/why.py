@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
@@ -89,21 +90,30 @@ def invalidate(cache: Cache, what: Any, parameters: dict[str, object]) -> int:
     """Drop what a table's name, a statement, an answer or a key means; None means everything."""
     board = cache.board
     if what is None:
-        return board.apply([Change(None)])
+        return _drop(cache, lambda: board.apply([Change(None)]))
     receipt = _receipt_of(what)
-    if receipt is not None:
-        return board.invalidate([receipt.key])
-    if not isinstance(what, str):
+    if receipt is None and not isinstance(what, str):
         raise ConfigurationError(
             f"invalidate() takes a table's name, a statement, an answer or a key, "
             f"not {type(what).__name__}"
         )
-    if _is_key(what):
-        return board.invalidate([what])
-    if " " in what.strip() and cache.reader.schema().table(None, what) is None:
-        return board.invalidate([cache.request(what, parameters)[1].key])
-    sources = cache.reader.whole_tables([what])
-    return board.apply([Change(source.table) for source in sources])
+    if receipt is not None or _is_key(what):
+        keys = [what if receipt is None else receipt.key]
+    elif " " in what.strip() and cache.reader.schema().table(None, what) is None:
+        keys = [cache.request(what, parameters)[1].key]
+    else:
+        changes = [Change(source.table) for source in cache.reader.whole_tables([what])]
+        return _drop(cache, lambda: board.apply(changes))
+    return _drop(cache, lambda: board.invalidate(keys), keys)
+
+
+def _drop(cache: Cache, drop: Callable[[], int], keys: list[str] | None = None) -> int:
+    """Drop from memory and from the store, whose answers a reader may just be recalling."""
+    count = drop()
+    if cache.fills.durable is not None:
+        cache.fills.durable.forget(keys)
+        drop()
+    return count
 
 
 def _is_key(text: str) -> bool:

@@ -1,0 +1,72 @@
+"""What a cache keeps beyond its process: a store of answers, and the database of record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy.engine import Engine
+
+from everfresh.catalogue import Catalogue, Recorder, open_catalogue
+from everfresh.changes.session import SessionFeed
+from everfresh.engine.board import Board
+from everfresh.engine.durable import Durable
+from everfresh.engine.rows import make_rows, make_shared_rows
+from everfresh.kernel.keys import digest
+from everfresh.kernel.ports import Store
+from everfresh.kernel.score import make_policy
+from everfresh.settings import Settings
+from everfresh.stores.choice import ChoosingCodec
+from everfresh.stores.urls import StoreOptions, make_store
+
+__all__ = ["Backing"]
+
+
+@dataclass(slots=True)
+class Backing:
+    """Hold the store and the catalogue that the settings name, either of which may be None."""
+
+    settings: Settings
+    store: Store | None
+    catalogue: Catalogue | None
+    durable: Durable | None = None
+    recorder: Recorder | None = None
+
+    @classmethod
+    def open(cls, settings: Settings) -> Backing:
+        """Open both; raises their errors and leaves nothing open then."""
+        store = None if settings.store is None else _store(settings.store, settings)
+        try:
+            url = settings.catalogue
+            return cls(settings, store, None if url is None else open_catalogue(url))
+        except BaseException:
+            if store is not None:
+                store.close()
+            raise
+
+    def attach(self, engine: Engine, feed: SessionFeed, board: Board) -> Durable | None:
+        """Begin to record what the board does; return where its answers are kept, if anywhere."""
+        clock = self.settings.clock
+        if self.catalogue is not None:
+            database = digest("database", url=engine.url.render_as_string())
+            self.recorder = Recorder(self.catalogue, board.touches, database=database, clock=clock)
+            board.recorder = self.recorder
+        if self.store is not None:
+            self.durable = Durable(self.store, feed, clock)
+        return self.durable
+
+    def close(self) -> None:
+        """Write what waits to be written and let go of both."""
+        if self.recorder is not None:
+            self.recorder.close()
+        if self.catalogue is not None:
+            self.catalogue.close()
+        if self.durable is not None:
+            self.durable.close()
+        elif self.store is not None:
+            self.store.close()
+
+
+def _store(url: str, settings: Settings) -> Store:
+    policy = make_policy(settings.policy, settings.half_life)
+    codec = ChoosingCodec(make=make_rows, make_shared=make_shared_rows)
+    return make_store(url, StoreOptions(settings.store_bytes, policy, codec, settings.clock))

@@ -1,0 +1,144 @@
+"""Answers beyond memory: written behind the reader, and proven before they are given again.
+
+What lies in a store may be older than what is known here: another process may have kept it after it
+heard less. So it is taken only if the database's own history of changes reaches back to the mark it
+was stored with, and shows nothing since that touches it (PROTOCOL: "Two tiers"); under a `ttl`
+rule its age alone decides. A store that fails is a miss.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from contextlib import suppress
+from queue import Empty, Full, Queue
+from threading import Event, Lock, Thread
+
+from everfresh.changes.session import SessionFeed
+from everfresh.engine.request import Request
+from everfresh.engine.rows import Rows
+from everfresh.errors import EverfreshError
+from everfresh.kernel.entry import Entry
+from everfresh.kernel.freshness import Freshness
+from everfresh.kernel.ports import Clock, Store
+
+__all__ = ["RECALLED", "Durable"]
+
+RECALLED = "kept in the store, and proven against what has changed since"
+_BOUND = 1000  # entries that wait to be written; beyond it they are not kept
+_log = logging.getLogger("everfresh.store")
+
+
+class Durable:
+    """Keep the answers of statements in a store and give them back where that can be proven."""
+
+    def __init__(self, store: Store, feed: SessionFeed, clock: Clock) -> None:
+        self.store = store
+        self.dropped = 0
+        self.failure: str | None = None
+        self._feed = feed
+        self._clock = clock
+        self._queue: Queue[Entry | Event] = Queue(_BOUND)
+        self._thread: Thread | None = None
+        self._starting = Lock()
+        self._writing = Lock()
+        self._forgotten = -1.0
+
+    def recall(self, request: Request, freshness: Freshness) -> Entry | None:
+        """Return the stored answer if it is proven to be true now.
+
+        The request's fill must be registered: what changes from here on is heard by it.
+        """
+        entry = self.store.get(request.key)
+        if entry is None or entry.filled_at <= self._forgotten or not isinstance(entry.value, Rows):
+            return None
+        if entry.deadline is not None and self._clock() >= entry.deadline:
+            return None
+        if freshness.mode == "ttl" and entry.deadline is not None:
+            return entry
+        changes = None if entry.seen is None else self._feed.since(entry.seen)
+        if changes is None:
+            return None
+        touched = any(source.touched_by(c) for c in changes for source in request.sources)
+        return None if touched else entry
+
+    def keep(self, entry: Entry) -> None:
+        """Store an answer soon; one that nothing could prove later is not stored."""
+        if entry.kind != "sql" or entry.error or (entry.seen is None and entry.deadline is None):
+            return
+        try:
+            self._queue.put_nowait(entry)
+        except Full:
+            self.dropped += 1
+        if self._thread is None:
+            self._start()
+
+    def forget(self, keys: Iterable[str] | None = None) -> None:
+        """Drop these answers, or all, before returning; what cannot be dropped is not recalled."""
+        with self._writing:
+            self._drop_waiting()
+            try:
+                if keys is None:
+                    self._forgotten = self._clock()
+                    self.store.clear()
+                else:
+                    for key in keys:
+                        self.store.discard(key)
+            except EverfreshError as error:
+                self._forgotten = self._clock()
+                self._failed(error)
+
+    def flush(self, seconds: float = 10.0) -> bool:
+        """Wait until what was given to `keep` is stored; return whether it is."""
+        if self._thread is None or not self._thread.is_alive():
+            return self._queue.empty()
+        written = Event()
+        with suppress(Full):
+            self._queue.put(written, timeout=seconds)
+            return written.wait(seconds)
+        return False
+
+    def close(self) -> None:
+        """Store what waits and let go of the store."""
+        self.flush()
+        self.store.close()
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None:
+                thread = Thread(target=self._write, name="everfresh-store", daemon=True)
+                with suppress(RuntimeError):  # no thread to be had: it waits, bounded
+                    thread.start()
+                    self._thread = thread
+
+    def _write(self) -> None:
+        while True:
+            item = self._queue.get()
+            if isinstance(item, Event):
+                item.set()
+                continue
+            with self._writing:
+                self._put(item)
+
+    def _put(self, entry: Entry) -> None:
+        if entry.state < 0:  # a change was faster
+            return
+        try:
+            self.store.put(entry)
+        except EverfreshError as error:
+            self._failed(error)
+        else:
+            self.failure = None
+
+    def _drop_waiting(self) -> None:
+        with suppress(Empty):
+            while True:
+                item = self._queue.get_nowait()
+                if isinstance(item, Event):
+                    item.set()
+
+    def _failed(self, error: EverfreshError) -> None:
+        self.dropped += 1
+        if self.failure is None:
+            _log.warning("answers are not stored for now: %s", error)
+        self.failure = str(error)
