@@ -422,7 +422,7 @@ def test_an_evicted_answer_is_freed(url):
 
 def test_many_threads_read_while_one_writes(cache):
     """A read that starts after a commit returned never gets a value from before it."""
-    done, wrong = threading.Event(), []
+    done, was_read, wrong = threading.Event(), threading.Event(), []
     floor = [0]
 
     def read():
@@ -431,6 +431,7 @@ def test_many_threads_read_while_one_writes(cache):
             value = cache.sql("SELECT arr_delay AS d FROM flights WHERE id = 5").one().d
             if value < least:
                 wrong.append((value, least))
+            was_read.set()
 
     write(cache, "UPDATE flights SET arr_delay = 0 WHERE id = 5")
     readers = [threading.Thread(target=read) for _ in range(4)]
@@ -439,6 +440,8 @@ def test_many_threads_read_while_one_writes(cache):
     for n in range(1, 150):
         write(cache, "UPDATE flights SET arr_delay = :n WHERE id = 5", n=n)
         floor[0] = n
+        was_read.clear()
+        assert was_read.wait(10)  # SQLite would let the writer starve them
     done.set()
     for thread in readers:
         thread.join()
