@@ -12,8 +12,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from everfresh.engine.aio import AsyncCache
     from everfresh.engine.cache import Cache
-    from everfresh.engine.opening import open  # noqa: A004 - meant to be used as everfresh.open
+    from everfresh.engine.opening import (
+        open,  # noqa: A004 - meant to be used as everfresh.open
+        open_async,
+    )
     from everfresh.engine.receipts import Receipt
     from everfresh.engine.rows import Row, Rows
     from everfresh.errors import EverfreshError
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from everfresh.settings import Settings
 
 __all__ = [
+    "AsyncCache",
     "Cache",
     "EverfreshError",
     "Freshness",
@@ -30,6 +35,7 @@ __all__ = [
     "Settings",
     "bounded",
     "open",
+    "open_async",
     "ttl",
 ]
 __version__ = "0.1.0"
@@ -37,6 +43,7 @@ __version__ = "0.1.0"
 # looked up on first use, so that `import everfresh` costs nothing: SQLAlchemy and sqlglot are
 # imported by `open`
 _HOMES = {
+    "AsyncCache": "everfresh.engine.aio",
     "Cache": "everfresh.engine.cache",
     "EverfreshError": "everfresh.errors",
     "Freshness": "everfresh.kernel.freshness",
@@ -46,6 +53,7 @@ _HOMES = {
     "Settings": "everfresh.settings",
     "bounded": "everfresh.kernel.freshness",
     "open": "everfresh.engine.opening",
+    "open_async": "everfresh.engine.opening",
     "ttl": "everfresh.kernel.freshness",
 }
 

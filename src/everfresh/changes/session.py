@@ -183,6 +183,10 @@ class SessionFeed:
         """Whether a text is known to change nothing."""
         return text in self._statements.idle
 
+    def handed_out(self, raw: Any) -> None:
+        """Suppose that an asyncio driver's own connection writes anything until the next end."""
+        self._connections.adopt(raw).suspect()
+
     def began(self, raw: Any) -> None:
         """Note that SQLAlchemy uses this connection: it was not checked out for raw use."""
         pending = self._connections.get(raw)

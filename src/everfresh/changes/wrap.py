@@ -42,6 +42,9 @@ class Watcher(Protocol):
     def copying(self, call: Call) -> AbstractContextManager[None]:
         """Return a context to run psycopg's COPY in."""
 
+    def handed_out(self, raw: Any) -> None:
+        """Note that somebody takes the driver's own connection, which is not watched."""
+
     def began(self, raw: Any) -> None:
         """Note that a SQLAlchemy Connection begins to use a DBAPI connection."""
 
@@ -80,6 +83,9 @@ class Wrapping:
         for name in ("commit", "rollback"):
             self._put(f"do_{name}", self._ending(getattr(dialect, f"do_{name}"), name))
         self._put("do_prepare_twophase", self._preparing(dialect.do_prepare_twophase))
+        if dialect.is_async and dialect.name == "postgresql":  # SQLite itself tells of it
+            self._put("get_driver_connection", self._handing_out(dialect.get_driver_connection))
+            self._put("initialize", self._initializing(dialect.initialize))
         for name, committed in (("commit", True), ("rollback", False)):
             function = getattr(dialect, f"do_{name}_twophase")
             self._put(f"do_{name}_twophase", self._finishing(function, committed))
@@ -154,6 +160,20 @@ class Wrapping:
             )
 
         return do_execute
+
+    def _handing_out(self, original: Any) -> Any:
+        def get_driver_connection(raw: Any) -> Any:
+            if self._watcher is not None and raw is not None and not self._inside.get():
+                self._watcher.handed_out(raw)
+            return original(raw)
+
+        return get_driver_connection
+
+    def _initializing(self, original: Any) -> Any:
+        def initialize(connection: Any) -> None:
+            self._guarded(lambda: original(connection))  # it takes the driver's own connection too
+
+        return initialize
 
     def _beginning(self, original: Any) -> Any:
         def do_begin(fairy: Any, *xid: Any) -> None:

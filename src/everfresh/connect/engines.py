@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import create_engine
 from sqlalchemy.engine import URL, Engine, make_url
@@ -19,6 +20,7 @@ from everfresh.errors import (
 __all__ = ["DIALECTS", "make_engine"]
 
 DIALECTS = ("sqlite", "postgresql")
+_EXTRAS = {"psycopg": "postgres", "asyncpg": "asyncpg", "aiosqlite": "aiosqlite"}  # by module
 
 
 def make_engine(database: object) -> tuple[Engine, bool]:
@@ -61,25 +63,30 @@ def _sqlite_engine(url: URL) -> Engine:
     name = url.database or ""
     if name in ("", ":memory:"):
         # one connection: every connection of its own would be a database of its own
-        return create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
+        return _create(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
     if not name.startswith("file:") and not Path(name).exists():
         raise DatabaseNotFoundError(
             f"there is no SQLite file {name!r} (looked from {Path.cwd()}): check the path, or "
             f"create the database first"
         )
-    return create_engine(url)
+    return _create(url)
 
 
 def _postgres_engine(url: URL) -> Engine:
     if url.drivername == "postgresql":
         url = url.set(drivername="postgresql+psycopg")
+    return _create(url)
+
+
+def _create(url: URL, **options: Any) -> Engine:
     try:
-        return create_engine(url)
+        return create_engine(url, **options)
     except NoSuchModuleError as error:
         raise UnknownURLError(f"no driver for {url.drivername!r}: {error}") from None
     except ModuleNotFoundError as error:
-        if error.name and error.name.partition(".")[0] == "psycopg":
-            raise MissingExtraError("postgres", "PostgreSQL") from error
+        module = (error.name or "").partition(".")[0]
+        if module in _EXTRAS:
+            raise MissingExtraError(_EXTRAS[module], f"{url.drivername}://") from error
         raise ConfigurationError(
             f"the driver {error.name!r} is not installed: install it with pip, or use "
             f"postgresql:// for psycopg"

@@ -302,17 +302,18 @@ class Cache:
             )
         else:
             answer = self.fills.answer(
-                request, lambda: self._compute(prepared, parameters, request, freshness)
+                request, lambda: self.compute(prepared, parameters, request, freshness)
             )
-        return self._rows(answer)
+        return self.rows(answer)
 
-    def _compute(
+    def compute(
         self,
         prepared: Prepared,
         parameters: dict[str, object],
         request: Request,
         freshness: Freshness,
     ) -> Rows:
+        """Return the rows of a miss: from what outlived another process, or from the database."""
         durable, collector = self.fills.durable, current()
         if durable is not None and collector is not None:
             found = durable.recall(request, freshness)
@@ -342,9 +343,9 @@ class Cache:
         if reason is None:
             entry = self.board.peek(request.key)
             if entry is not None and self._transactions.answers(inside, entry):
-                return self._rows(self.fills.hit(entry))
+                return self.rows(self.fills.hit(entry))
             reason = "nothing kept is proven for this transaction, whose own reads are not kept"
-        return self._rows(
+        return self.rows(
             self.fills.bypass(
                 request, reason, lambda: self.reader.run(inside, prepared, parameters)
             )
@@ -391,7 +392,8 @@ class Cache:
         if isinstance(rows, Rows):
             entry.value = rows.with_receipt(lambda: self.fills.receipt(hit))
 
-    def _rows(self, answer: Answer) -> Rows:
+    def rows(self, answer: Answer) -> Rows:
+        """Return the rows of an answer, with its receipt."""
         rows: Rows = answer.value()
         return (
             rows if answer.reason is HIT else rows.with_receipt(lambda: self.fills.receipt(answer))

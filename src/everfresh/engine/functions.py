@@ -76,11 +76,15 @@ class Cached(Protocol[P, T]):
 
 
 def wrap(
-    function: Callable[..., Any], fills: Fills, reader: Reader, options: FunctionOptions
+    function: Callable[..., Any],
+    fills: Fills,
+    reader: Reader,
+    options: FunctionOptions,
+    make: Callable[..., Calls] | None = None,
 ) -> Any:
     """Return the function with its results kept. Raises `ConfigurationError` for generators."""
     _check(function)
-    calls = Calls(function, fills, reader, options)
+    calls = (make or Calls)(function, fills, reader, options)
     wrapper = _async_wrapper(calls) if inspect.iscoroutinefunction(function) else _wrapper(calls)
     functools.update_wrapper(wrapper, function)
     wrapper.receipt, wrapper.key = calls.receipt, calls.key  # type: ignore[attr-defined]
@@ -193,14 +197,20 @@ class Calls:
 
     async def call_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Answer a call of a coroutine function that no shortcut answered."""
-        request = self.request(args, kwargs)
-        reason = self.proof.objection(self._rule, request.sources)
+        request, reason = await self.asking(args, kwargs)
         if reason is not None:
             return await self.fills.bypass_async(
                 request, reason, lambda: self.function(*args, **kwargs)
             )
         answer = await self.fills.answer_async(request, lambda: self.function(*args, **kwargs))
         return self._hand_out(answer)
+
+    async def asking(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Request, str | None]:
+        """Return what to ask the engine for a call, and why nothing kept may answer it now."""
+        request = self.request(args, kwargs)
+        return request, self.proof.objection(self._rule, request.sources)
 
     def request(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request:
         """Return what to ask the engine for a call."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import bindparam, text
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import NotSupportedError
 from sqlalchemy.pool import Pool, StaticPool
 from sqlalchemy.sql.elements import TextClause
 
@@ -23,6 +24,7 @@ from everfresh.kernel.keys import PLAIN, digest, plain_digest
 from everfresh.kernel.plan import Plan, Source, TableSource
 from everfresh.kernel.schema import Table
 from everfresh.kernel.sqltext import analyse, only_reads
+from everfresh.leases.mutex import Mutex
 
 __all__ = ["Prepared", "Reader", "probe_of"]
 
@@ -61,7 +63,8 @@ class Reader:
         self.feed = feed
         self._plans: OrderedDict[str, Prepared] = OrderedDict()
         self._limit = plans
-        self._lock = Lock()
+        # an asyncio driver is awaited under it, by greenlets of one thread
+        self._lock: Any = Mutex() if engine.dialect.is_async else Lock()
         self._schema: DatabaseSchema | None = None
         self._identity: Identity | None = None
         self._schema_version = -1
@@ -85,6 +88,11 @@ class Reader:
                 if len(self._plans) > self._limit:
                     self._plans.popitem(last=False)
         return prepared
+
+    def ready(self, statement: object) -> bool:
+        """Whether `prepare` would not have to ask the database."""
+        prepared = self._plans.get(statement) if isinstance(statement, str) else None
+        return prepared is not None and prepared.version == self.feed.schema_version
 
     def key(self, prepared: Prepared, parameters: Mapping[str, object]) -> str:
         """Return the key of a statement with these parameters on this database."""
@@ -162,6 +170,14 @@ class Reader:
         )
 
     def _on_own(self, read: Callable[[Connection], Rows]) -> Rows:
+        try:
+            return self._on_new(read)
+        except NotSupportedError as error:
+            if type(error.orig).__name__ != "InvalidCachedStatementError":
+                raise
+            return self._on_new(read)  # asyncpg had prepared it before DDL, and has forgotten that
+
+    def _on_new(self, read: Callable[[Connection], Rows]) -> Rows:
         with self._connect() as connection:
             try:
                 return read(connection)
@@ -246,7 +262,8 @@ class Reader:
         raw: Any = connection.connection.dbapi_connection
         if self.feed.uncommitted(raw):
             return None
-        return int(getattr(raw, "total_changes", 0))
+        driver = getattr(raw, "driver_connection", None) or raw  # aiosqlite's adapter has no count
+        return int(driver.total_changes)
 
     def _analyse(self, statement: str) -> Prepared:
         version = self.feed.schema_version

@@ -73,7 +73,7 @@ class Transactions:
             return "its transaction has written"
         if self.engine.dialect.name == "sqlite":
             return self._sqlite_objection(connection, raw)
-        return self._postgres_objection(connection)
+        return self._postgres_objection(connection, raw)
 
     def answers(self, connection: Connection, entry: Entry) -> bool:
         """Whether an entry that is fresh now was so, with the same value, at the snapshot too.
@@ -98,13 +98,14 @@ class Transactions:
         if not connection.in_transaction():
             connection.execute(text(probe))  # as the query would: it begins the transaction
         # without BEGIN, as the driver does by default, every SELECT sees what is committed
-        return self._take_snapshot(connection, probe) if raw.in_transaction else None
+        driver = getattr(raw, "driver_connection", None) or raw  # aiosqlite's adapter does not tell
+        return self._take_snapshot(connection, probe) if driver.in_transaction else None
 
-    def _postgres_objection(self, connection: Connection) -> str | None:
+    def _postgres_objection(self, connection: Connection, raw: Any) -> str | None:
         level = connection.get_isolation_level()
         if level == "SERIALIZABLE":
             return "a SERIALIZABLE transaction must read from the database itself"
-        if level == "AUTOCOMMIT":
+        if level == "AUTOCOMMIT" or getattr(raw, "autocommit", False):  # asyncpg tells only so
             return "it runs on a connection in autocommit mode, which may be in any state"
         if level == "REPEATABLE READ":
             reason = self._take_snapshot(connection, "SELECT 1")
