@@ -437,7 +437,7 @@ def test_many_threads_read_while_one_writes(cache):
     readers = [threading.Thread(target=read) for _ in range(4)]
     for thread in readers:
         thread.start()
-    for n in range(1, 150):
+    for n in range(1, 60):
         write(cache, "UPDATE flights SET arr_delay = :n WHERE id = 5", n=n)
         floor[0] = n
         was_read.clear()

@@ -17,7 +17,7 @@ from everfresh.engine.request import Request
 from everfresh.engine.stats import Counters, Stats, figures
 from everfresh.errors import ClosedError, ValueTooLargeError
 from everfresh.kernel.change import Change
-from everfresh.kernel.entry import DROPPED, Entry, Past
+from everfresh.kernel.entry import DROPPED, UNPROVEN, Entry, Past
 from everfresh.kernel.ledger import Fill, Flux, Ledger
 from everfresh.kernel.ports import Clock, Mark
 from everfresh.leases.local import LocalLease, LocalLeases
@@ -132,8 +132,9 @@ class Board:
                 return "everything kept is worth more per byte"
             self._add_shortcut(entry, request)
             if fill.recalled is not None:
-                entry.reason = fill.recalled.reason
-                self.counters.recalled += 1
+                entry.origin, entry.reason = fill.recalled.origin, fill.recalled.reason
+                self.counters.cutoffs += fill.recalled.known
+                self.counters.recalled += not fill.recalled.known
             else:
                 self._describe_origin(entry, self._history.get(entry.key))
             if self.recorder is not None:
@@ -194,11 +195,15 @@ class Board:
     def lost(self, reason: str) -> None:
         """Make everything stale: the feed cannot say what has changed."""
         with self._lock:
-            self._make_stale(self._ledger.apply([Change(None)]), reason)
+            self._make_stale(self._ledger.apply([Change(None)], lost=True), reason)
 
     def _make_stale(self, touched: Iterable[tuple[Entry, Change]], reason: str = "") -> None:
         for entry, change in touched:
-            self.store.discard(entry.key)
+            if self.store.get(entry.key) is entry and entry.state != UNPROVEN:
+                self.store.discard(entry.key)
+            if entry.known:
+                continue  # it was unproven before
+            entry.known = True
             self._remember(entry, reason or describe_change(change), change)
             self.counters.invalidated += 1
 
@@ -258,9 +263,9 @@ class Board:
             raise ClosedError("this cache was closed: open another with everfresh.open(…)")
 
     def _retire(self, entry: Entry, reason: str, change: Change | None) -> None:
-        if entry.state >= 0:
-            self._ledger.drop(entry, DROPPED)
-        self._remember(entry, reason, change)
+        self._ledger.drop(entry, DROPPED)
+        if not entry.known:  # it is remembered already for what made it unproven
+            self._remember(entry, reason, change)
 
     def _remember(self, entry: Entry, reason: str, change: Change | None) -> None:
         for shortcuts, probe in entry.shortcuts:
@@ -300,15 +305,21 @@ class Board:
             entry = self.store.get(key)
             return entry if entry is not None and entry.usable(self.clock()) else None
 
+    def unproven(self, key: str) -> Entry | None:
+        """Return what is kept under a key although its parts have changed."""
+        with self._lock:
+            entry = self.store.get(key)
+            return entry if entry is not None and entry.state == UNPROVEN else None
+
     def past(self, key: str) -> Past | None:
         """Return what is remembered of an entry that went."""
         with self._lock:
             return self._history.get(key)
 
     def entries(self) -> list[Entry]:
-        """Return what is kept now."""
+        """Return what is kept now and may serve."""
         with self._lock:
-            return list(self.store.entries())
+            return [entry for entry in self.store.entries() if entry.state >= 0]
 
     def stats(self) -> Stats:
         """Return the figures since the cache was opened."""

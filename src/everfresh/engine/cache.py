@@ -301,6 +301,7 @@ class Cache:
                 request, refusal, lambda: self.reader.bypass(prepared, parameters)
             )
         else:
+            request.renew = lambda: self.ask(statement, parameters, ttl, freshness)
             answer = self.fills.answer(
                 request, lambda: self.compute(prepared, parameters, request, freshness)
             )

@@ -17,6 +17,7 @@ from threading import Thread
 from typing import Any, Self, cast
 
 from everfresh.engine.board import Board
+from everfresh.engine.cutoff import UNCHANGED, parts_of
 from everfresh.engine.durable import RECALLED, Durable
 from everfresh.engine.lineage import Collector, active, enter, leave
 from everfresh.engine.proof import Proof
@@ -250,6 +251,8 @@ class Fills:
     def _settle(self, request: Request, fill: Fill, done: _Computation) -> Answer:
         lease = cast("LocalLease", fill.lease)
         entry = self._entry(request, fill, done.value, done.cost, error=done.raised is not None)
+        if fill.parents and not entry.error:
+            entry.own, entry.upstream = request.sources, parts_of(fill)
         refused = self.board.publish(fill, entry, request)
         lease.complete(entry)
         request.fill = None  # the entry keeps the request, and must not keep the computation
@@ -257,7 +260,8 @@ class Fills:
             return replace(self._bypassed(entry, refused), error=done.raised)
         self._observed(entry)
         if fill.recalled is not None:
-            return Answer(entry, "hit", RECALLED)
+            kept = fill.recalled.known  # in memory, unproven until now
+            return Answer(entry, "refresh", UNCHANGED) if kept else Answer(entry, "hit", RECALLED)
         if self.durable is not None:
             self.durable.keep(entry)
         return Answer(entry, cast("Status", entry.origin), entry.reason, done.raised)

@@ -11,6 +11,7 @@ from itertools import count
 from types import CodeType
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
+from everfresh.engine.cutoff import recalled, unchanged, unchanged_async
 from everfresh.engine.fills import HIT, Answer, Fills
 from everfresh.engine.lineage import current
 from everfresh.engine.reader import Reader
@@ -192,8 +193,21 @@ class Calls:
             return self.fills.bypass(
                 request, reason, lambda: self.function(*args, **kwargs)
             ).value()
-        answer = self.fills.answer(request, lambda: self.function(*args, **kwargs))
+        request.renew = lambda: self.call(args, kwargs)
+        answer = self.fills.answer(request, lambda: self._compute(request.key, args, kwargs))
         return self._hand_out(answer)
+
+    def _compute(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        board = self.fills.board
+        if unchanged(board, key, board.clock()):
+            return recalled()
+        return self.function(*args, **kwargs)
+
+    async def _compute_async(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        board = self.fills.board
+        if await unchanged_async(board, key, board.clock()):
+            return recalled()
+        return await self.function(*args, **kwargs)
 
     async def call_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Answer a call of a coroutine function that no shortcut answered."""
@@ -202,7 +216,10 @@ class Calls:
             return await self.fills.bypass_async(
                 request, reason, lambda: self.function(*args, **kwargs)
             )
-        answer = await self.fills.answer_async(request, lambda: self.function(*args, **kwargs))
+        request.renew = lambda: self.call_async(args, kwargs)
+        answer = await self.fills.answer_async(
+            request, lambda: self._compute_async(request.key, args, kwargs)
+        )
         return self._hand_out(answer)
 
     async def asking(

@@ -29,6 +29,7 @@ class Counters:
     invalidated: int = 0
     evicted: int = 0
     recalled: int = 0
+    cutoffs: int = 0
     retired_hits: int = 0
     retired_seconds_saved: float = 0.0
     bypasses: Counter[str] = field(default_factory=Counter)
@@ -44,7 +45,8 @@ class Stats:
     """Hold the figures of a cache since it was opened.
 
     ``bytes`` and ``limit`` are bytes, ``seconds_saved`` is what the hits would have cost;
-    ``recalled`` counts answers found in the store beyond memory, ``voided`` computations whose
+    ``recalled`` counts answers found in the store beyond memory, ``cutoffs`` those that were kept
+    because their parts came out the same, ``voided`` computations whose
     source changed meanwhile, ``joined`` callers that shared the computation of another.
     """
 
@@ -61,6 +63,7 @@ class Stats:
     invalidated: int
     evicted: int
     recalled: int
+    cutoffs: int
     seconds_saved: float
     hit_ratio: float
 
@@ -72,7 +75,7 @@ class Stats:
 def figures(counters: Counters, kept: Sequence[Entry], limit: int) -> Stats:
     """Return the figures of a cache that counted this and keeps these entries."""
     hits = counters.retired_hits + sum(entry.hits for entry in kept)
-    asked = hits + counters.recalled + counters.fills + counters.refreshes
+    asked = hits + counters.recalled + counters.cutoffs + counters.fills + counters.refreshes
     asked += sum(counters.bypasses.values())
     saved = counters.retired_seconds_saved + sum(entry.hits * entry.cost for entry in kept)
     return Stats(
@@ -89,6 +92,7 @@ def figures(counters: Counters, kept: Sequence[Entry], limit: int) -> Stats:
         invalidated=counters.invalidated,
         evicted=counters.evicted,
         recalled=counters.recalled,
+        cutoffs=counters.cutoffs,
         seconds_saved=saved,
         hit_ratio=(hits + counters.recalled) / asked if asked else 0.0,
     )

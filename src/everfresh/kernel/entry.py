@@ -8,11 +8,13 @@ The state is an integer so that a hit costs one comparison. Writers change it un
 ``TIMED``               serve it until its deadline
 ``STALE``               a change touched it; absorbing: a refill makes a new entry
 ``DROPPED``             evicted or forgotten; absorbing
+``UNPROVEN``            a change touched only its parts; a refill may find them the same
 ======================  =========================================================
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from everfresh.kernel.change import Change
@@ -25,7 +27,9 @@ __all__ = [
     "FRESH",
     "STALE",
     "TIMED",
+    "UNPROVEN",
     "Entry",
+    "Part",
     "Past",
     "Standing",
     "enter_flux",
@@ -36,6 +40,16 @@ FRESH = 0
 TIMED = 1 << 30
 STALE = -1
 DROPPED = -2
+UNPROVEN = -3
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Hold what an answer had read: its key, its value's digest then, and how to ask for it."""
+
+    key: str
+    digest: str
+    renew: Callable[[], object]
 
 
 @dataclass(slots=True)
@@ -54,11 +68,12 @@ class Standing:
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """Hold one kept answer. All but the last four fields stay as they were published.
+    """Hold one kept answer. All but the last six fields stay as they were published.
 
     ``cost`` is in seconds, ``bytes`` in bytes, ``filled_at`` and ``deadline`` in seconds of the
     cache's monotonic clock. ``mark`` is of this process's feed, ``seen`` of the database's own
-    history, None where it keeps none. ``request`` is what a surface needs to ask again.
+    history, None where it keeps none. ``own`` are the ``sources`` that are not
+    its parts', ``upstream`` the parts. ``request`` is what a surface needs to ask again.
     """
 
     key: str
@@ -77,8 +92,12 @@ class Entry:
     reason: str = ""
     error: bool = False
     request: object = None
+    own: tuple[Source, ...] = ()
+    upstream: tuple[Part, ...] = ()
+    digest: str | None = None
     state: int = FRESH
     hits: int = 0
+    known: bool = False  # that it was outdated: it is in the memory of what went
     standing: Standing = field(init=False)
     shortcuts: list[tuple[dict[object, Entry], object]] = field(default_factory=list)
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from everfresh.kernel.change import Change
-from everfresh.kernel.entry import STALE, Entry, enter_flux, leave_flux
+from everfresh.kernel.entry import STALE, UNPROVEN, Entry, enter_flux, leave_flux
 from everfresh.kernel.index import ChangeIndex
 from everfresh.kernel.mark import HistoryMark, meet
 from everfresh.kernel.plan import Source
@@ -36,7 +36,7 @@ class Fill:
 
     key: str
     sources: list[Source] = field(default_factory=list)
-    parents: list[Entry] = field(default_factory=list)
+    parents: dict[Entry, None] = field(default_factory=dict)  # in the order they were read
     lease: Lease | None = None
     mark: Mark | None = None
     seen: HistoryMark | None = None
@@ -79,9 +79,11 @@ class Ledger:
         if parent.state < 0:
             self.void(fill, f"{parent.label or parent.key} changed while it was being used")
             return
+        if parent in fill.parents:
+            return
         alone = not fill.parents and not fill.sources
         fill.seen = parent.seen if alone else meet(fill.seen, parent.seen)
-        fill.parents.append(parent)
+        fill.parents[parent] = None
         fill.sources.extend(parent.sources)
         self._index.discard(fill)
         self._index.add(fill, fill.sources)
@@ -145,8 +147,12 @@ class Ledger:
             return []
         return self.apply(flux.changes if changes is None else changes)
 
-    def apply(self, changes: Sequence[Change]) -> list[tuple[Entry, Change]]:
-        """Make stale what these changes touched; return it, each with its first change."""
+    def apply(self, changes: Sequence[Change], *, lost: bool = False) -> list[tuple[Entry, Change]]:
+        """Make stale what these changes touched; return it, each with its first change.
+
+        What was made of parts and has no touched source of its own is unproven instead. ``lost``:
+        it is not known what has changed, rather than known that anything has.
+        """
         stale: dict[Entry, Change] = {}
         for item, change in self._touched(changes):
             if isinstance(item, Fill):
@@ -154,8 +160,12 @@ class Ledger:
             else:
                 stale.setdefault(item, change)
         for entry in stale:
-            entry.state = STALE
             self._index.discard(entry)
+            if entry.state >= 0 and entry.upstream and not _own_touched(entry, changes, lost=lost):
+                entry.state = UNPROVEN
+                self._index.add(entry, entry.own)
+            else:
+                entry.state = STALE
         return list(stale.items())
 
     def drop(self, entry: Entry, state: int) -> None:
@@ -169,3 +179,12 @@ class Ledger:
                 # heard late: it was computed from what the change had made already
                 if item.seen is None or not item.seen.includes(change):
                     yield item, change
+
+
+def _own_touched(entry: Entry, changes: Iterable[Change], *, lost: bool) -> bool:
+    if lost:
+        return bool(entry.own)
+    return any(
+        change.table is None or any(source.touched_by(change) for source in entry.own)
+        for change in changes
+    )
