@@ -11,8 +11,25 @@ from pathlib import Path
 
 from bench.measure import Result
 
-CASES = ("hits", "threads", "overhead", "stampede", "invalidation", "durable", "tracked_writes")
-PACKAGES = ("everfresh", "SQLAlchemy", "dogpile.cache", "cachetools", "cachebox", "diskcache")
+CASES = (
+    "hits",
+    "async_hits",
+    "threads",
+    "overhead",
+    "stampede",
+    "invalidation",
+    "durable",
+    "tracked_writes",
+)
+PACKAGES = (
+    "everfresh",
+    "SQLAlchemy",
+    "dogpile.cache",
+    "cachetools",
+    "cachebox",
+    "cashews",
+    "diskcache",
+)
 HERE = Path(__file__).parent
 
 
