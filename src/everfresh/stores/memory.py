@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import count
@@ -14,6 +14,7 @@ from everfresh.kernel.score import HalfLife, Policy
 __all__ = ["MemoryStore"]
 
 _TOUCH_LOG = 4096  # at a half-life of 1,000 touches older ones weigh under 6 %
+_GHOSTS = 10_000  # keys whose touches are remembered after they went: some 200 bytes each
 
 
 class MemoryStore:
@@ -21,6 +22,8 @@ class MemoryStore:
 
     Writers must hold one lock; readers need none. A hit calls `touched(entry.standing)`, an append
     to a bounded log, which the next `put` turns into ranks: no hit changes an order others read.
+    An entry is admitted only if it is worth more than each of those it would push out; the touches
+    of what went are remembered, so that what is filled again does not begin at nothing.
 
     >>> store = MemoryStore(max_bytes=100)
     >>> store.put(Entry("a", "first", bytes=60))
@@ -40,6 +43,7 @@ class MemoryStore:
         self._log: deque[Standing] = deque(maxlen=_TOUCH_LOG)
         self._heap: list[tuple[float, int, str, Standing]] = []
         self._order = count()
+        self._ghosts: OrderedDict[str, float] = OrderedDict()
         self.touched = self._log.append
         self.get = self._entries.get
 
@@ -54,10 +58,12 @@ class MemoryStore:
         self.discard(entry.key)
         self._entries[entry.key] = entry
         self._bytes += entry.bytes
-        entry.standing.kept = True
-        self._touch(entry.standing)
-        self._push(entry.key, entry.standing)
-        return self._make_room()
+        standing = entry.standing
+        standing.kept = True
+        standing.weight = self._ghosts.pop(entry.key, 0.0)
+        self._touch(standing)
+        self._push(entry.key, standing)
+        return self._make_room(entry) if self._bytes > self.max_bytes else ()
 
     def discard(self, key: str) -> Entry | None:
         """Forget a key; return what was kept."""
@@ -65,6 +71,9 @@ class MemoryStore:
         if entry is not None:
             self._bytes -= entry.bytes
             entry.standing.kept = False
+            self._ghosts[key] = entry.standing.weight
+            if len(self._ghosts) > _GHOSTS:
+                self._ghosts.popitem(last=False)
         return entry
 
     def clear(self) -> None:
@@ -74,6 +83,7 @@ class MemoryStore:
         self._entries.clear()
         self._heap.clear()
         self._log.clear()
+        self._ghosts.clear()
         self._bytes = 0
 
     def entries(self) -> Iterable[Entry]:
@@ -117,16 +127,28 @@ class MemoryStore:
             heapify(self._heap)
         heappush(self._heap, (standing.rank, next(self._order), key, standing))
 
-    def _make_room(self) -> list[Entry]:
-        gone: list[Entry] = []
-        while self._bytes > self.max_bytes:
+    def _make_room(self, new: Entry) -> list[Entry]:
+        victims = self._cheapest(self._bytes - self.max_bytes)
+        if new in victims:  # those that are worth less would go for nothing
+            for entry in victims:
+                self._push(entry.key, entry.standing)
+            victims = [new]
+        for entry in victims:
+            self._policy.evicted(entry.standing)
+            self.discard(entry.key)
+        return victims
+
+    def _cheapest(self, size: int) -> list[Entry]:
+        """Take the entries of the lowest ranks off the heap until they hold this many bytes."""
+        found: list[Entry] = []
+        while size > 0:
             rank, _, key, standing = heappop(self._heap)
             if not standing.kept:
                 continue
             if standing.rank != rank:
                 self._push(key, standing)
                 continue
-            self._policy.evicted(standing)
-            gone.append(self._entries[key])
-            self.discard(key)
-        return gone
+            entry = self._entries[key]
+            found.append(entry)
+            size -= entry.bytes
+        return found

@@ -199,7 +199,7 @@ class SqliteStore:
         digest, body = pack(entry, self._codec, to_wall)
         with self._write() as (_, shared):
             shared.insert(entry, digest, checksum(entry.key, body), body)
-            gone = shared.make_room(self.max_bytes, now, to_wall)
+            gone = shared.make_room(entry.key, self.max_bytes, now, to_wall)
         return [entry if past.key == entry.key else past for past in gone]
 
     def discard(self, key: str) -> Entry | None:

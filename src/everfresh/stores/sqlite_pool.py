@@ -17,7 +17,8 @@ __all__ = ["Ranking", "Shared"]
 _STANDING = "SELECT cost, bytes, rank, weight, hits FROM kept WHERE key = ?"
 _KEEP = "INSERT INTO kept VALUES (?, ?, ?, ?, ?, ?, ?)"
 _RANK = "UPDATE kept SET rank = ?, weight = ?, hits = ? WHERE key = ?"
-_LOWEST = "SELECT key, rank FROM kept ORDER BY rank, key LIMIT 1"
+_LOWEST = "SELECT key, rank, bytes FROM kept ORDER BY rank, key"
+_COUNTED = "SELECT coalesce(sum(bytes), 0), count(*) FROM kept"
 _POOL = "SELECT bytes, entries, touches, floor, policy FROM pool"
 _RECOUNT = "INSERT INTO pool SELECT 1, ifnull(sum(bytes), 0), count(*), 0, 0, '' FROM kept"
 _SET_POOL = "UPDATE pool SET bytes = ?, entries = ?, touches = ?, floor = ?, policy = ?"
@@ -113,20 +114,32 @@ class Shared:
         self.size -= sum(size for (size,) in gone)
         self.entries -= len(gone)
 
-    def make_room(self, max_bytes: int, now: float, to_wall: float) -> list[Entry]:
-        """Let the lowest ranks go until the limit holds; return them without their values."""
+    def make_room(self, new: str, max_bytes: int, now: float, to_wall: float) -> list[Entry]:
+        """Let the lowest ranks go until the limit holds; return them without their values.
+
+        If the new key is one of them it goes alone: the others would go for nothing.
+        """
+        victims = self._cheapest(self.size - max_bytes)
+        if new in victims:
+            victims = {new: victims[new]}
         gone = []
-        while self.size > max_bytes:
-            lowest = self.connection.execute(_LOWEST).fetchone()
-            if lowest is None:  # the counts were damaged
-                self.size = self.entries = 0
-                break
-            key, rank = lowest
+        for key, rank in victims.items():
             self.policy.evicted(Standing(rank=rank))
             self.floor = max(self.floor, rank)
             gone.append(self._past(key, now, to_wall))
             self.remove(key)
         return gone
+
+    def _cheapest(self, size: int) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for key, rank, held in self.connection.execute(_LOWEST) if size > 0 else ():
+            found[key] = rank
+            size -= held
+            if size <= 0:
+                return found
+        if size > 0:  # the counts were damaged
+            self.size, self.entries = self.connection.execute(_COUNTED).fetchone()
+        return found
 
     def _past(self, key: str, now: float, to_wall: float) -> Entry:
         row = self.connection.execute("SELECT body FROM body WHERE key = ?", (key,)).fetchone()
