@@ -492,6 +492,25 @@ def test_coroutines_that_would_wait_for_each_other_do_not_hang(both):
     run(main())
 
 
+def test_a_blocking_call_in_the_loop_does_not_wait_for_the_tasks_it_stops(url):
+    async def main():
+        async with everfresh.open_async(url) as cache:
+            gate = Gate(cache.engine)
+            task = asyncio.create_task(cache.sql(COUNT, m=6))
+            await gate.reached()
+            rows = cache.blocking.sql(COUNT, m=6)  # waiting for the task would stop it for ever
+            assert (rows.scalar(), rows.receipt.status) == (4, "bypass")
+            assert "wait for each other" in rows.receipt.reason
+            with ThreadPoolExecutor(1) as pool:  # one that waits for it over another thread
+                waiting = pool.submit(cache.blocking.sql, COUNT, m=6)
+                gate.open()
+                assert (await task).scalar() == 4
+                assert (await asyncio.wrap_future(waiting)).scalar() == 4
+            assert gate.asked == 2
+
+    run(main())
+
+
 def test_an_error_reaches_everybody_as_an_exception_of_their_own(both):
     async def main():
         async with everfresh.open_async(both) as cache:

@@ -28,6 +28,7 @@ from everfresh.errors import ClosedError, RecursiveFillError
 from everfresh.kernel.entry import DROPPED, Entry
 from everfresh.kernel.ledger import Fill
 from everfresh.leases.local import LocalLease
+from everfresh.leases.loops import Stopped
 from everfresh.stores.sizing import size_of
 
 __all__ = ["HIT", "Answer", "Fills", "Request"]
@@ -99,6 +100,7 @@ class Fills:
         self.proof = proof
         self.durable: Durable | None = None
         self._tasks: set[asyncio.Task[Answer]] = set()
+        self._stopped = Stopped()
 
     def answer(self, request: Request, compute: Callable[[], object]) -> Answer:
         """Return a kept answer, or compute one, or wait for whoever is computing it."""
@@ -132,6 +134,7 @@ class Fills:
     def _answer(self, request: Request, compute: Callable[[], object]) -> Answer:
         while True:
             mine, outer = self._held(request)
+            mine |= self._stopped.here()
             claim = self.board.claim(request, mine, outer)
             if isinstance(claim, Entry):
                 if self._ages(request, claim):
@@ -159,7 +162,7 @@ class Fills:
                     self._renew_async(request, compute)
                 return self.hit(claim)
             if isinstance(claim, Fill):
-                with self._computing(claim) as done:
+                with self._stopped.holding(claim.lease), self._computing(claim) as done:
                     done.value = await compute()
                 return self._settle(request, claim, done)
             try:
