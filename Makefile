@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 READY  := pyproject.toml constraints.txt
 
-.PHONY: demo test check bench soak matrix docs format constraints clean
+.PHONY: demo test check guards bench soak matrix docs format constraints clean
 
 demo: $(VENV)/.demo
 	$(BIN)/everfresh demo
@@ -19,6 +19,10 @@ check: $(VENV)/.check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/sphinx-build -W -q -b html docs site
+
+# every rule of freshness taken out of a copy, and the tests that must notice (ONLY=id for one)
+guards: $(VENV)/.test
+	$(BIN)/python scripts/guards.py $(if $(ONLY),--only $(ONLY))
 
 soak: $(VENV)/.test
 	EVERFRESH_SOAK=1 $(BIN)/python -m pytest -m soak --timeout=0

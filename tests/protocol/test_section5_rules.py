@@ -109,6 +109,9 @@ def test_a_row_that_fails_the_condition_leaves_the_answer_alone(statement: str) 
         "SELECT * FROM a FULL JOIN b ON a.k = b.k AND b.x = 5",
         # HAVING and the outside of a block that is not row by row
         "SELECT max(x) FROM b HAVING max(x) = 5",
+        "SELECT y, count(*) FROM b GROUP BY y HAVING x = 5",
+        "SELECT * FROM (SELECT x FROM b GROUP BY y) AS s WHERE x = 5",
+        "SELECT * FROM (SELECT x FROM b HAVING count(*) > 1) AS s WHERE x = 5",
         "SELECT * FROM (SELECT * FROM b ORDER BY y LIMIT 1) AS s WHERE x = 5",
         "SELECT * FROM (SELECT x, rank() OVER (ORDER BY y) AS place FROM b) AS s WHERE x = 5",
         "SELECT * FROM (SELECT max(x) AS x FROM b) AS s WHERE x = 5",
