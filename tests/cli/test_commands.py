@@ -1,16 +1,21 @@
 """The command line as a user meets it: a process, its output, its exit code."""
 
+import contextlib
+import io
 import json
 import sqlite3
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+
+from everfresh.cli import main
 
 COUNT = "SELECT count(*) AS n FROM flights WHERE month = :m"
 
 
-def everfresh(*arguments, stdin=""):
+def as_process(*arguments, stdin=""):
     return subprocess.run(
         [sys.executable, "-c", "from everfresh.cli import main; main()", *arguments],
         input=stdin,
@@ -18,6 +23,23 @@ def everfresh(*arguments, stdin=""):
         text=True,
         check=False,
     )
+
+
+def everfresh(*arguments, stdin=""):
+    """Run the command in this process: a new one would import everything again."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.setattr(sys, "argv", ["everfresh", *arguments])
+        patch.setattr(sys, "stdin", io.StringIO(stdin))
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
 
 
 @pytest.fixture
@@ -30,6 +52,11 @@ def url(tmp_path):
     connection.commit()
     connection.close()
     return f"sqlite:///{tmp_path}/flights.db"
+
+
+def test_it_runs_as_a_process(url):
+    done = as_process("sql", url, COUNT, "-p", "m=6", "--json")
+    assert json.loads(done.stdout)["rows"] == [{"n": 2}]
 
 
 def test_sql_prints_rows_and_receipt(url):
@@ -168,3 +195,109 @@ def test_brackets_are_text_not_markup(url):
         "'[red]'"
         in everfresh("why", url, "SELECT id FROM flights WHERE id = :x", "-p", "x=[red]").stdout
     )
+
+
+@pytest.fixture
+def kept(url, tmp_path):
+    """A tracked database, and a catalogue and a store that know two answers of it."""
+    import everfresh as library
+
+    places = {
+        "catalogue": f"sqlite:///{tmp_path}/catalogue.db",
+        "store": f"sqlite:///{tmp_path}/answers.db",
+    }
+    with library.open(url, **places) as cache:
+        cache.track()
+        for _ in range(3):
+            cache.sql(COUNT, m=6)
+        cache.sql(COUNT, m=5)
+        total = cache.cached(lambda: cache.sql(COUNT, m=6).scalar())
+        total()
+    return places
+
+
+def data_of(*arguments):
+    done = everfresh(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_ls_lists_what_was_kept(kept):
+    rows = data_of("ls", "-c", kept["catalogue"], "--order", "hits")
+    assert (rows[0]["kind"], rows[0]["hits"]) == ("sql", 3)
+    assert sorted(row["kind"] for row in rows) == ["call", "sql", "sql"]
+    assert rows[0]["sources"] == ["flights WHERE month = 6"]
+    assert "SELECT" in everfresh("ls", "-c", kept["catalogue"]).stdout
+    assert data_of("ls", "-c", kept["catalogue"], "--table", "planes") == []
+    wrong = everfresh("ls", "-c", kept["catalogue"], "--order", "beauty")
+    assert (wrong.returncode, "unknown order" in wrong.stderr) == (1, True)
+
+
+def test_impact_goes_through_other_answers(kept):
+    rows = data_of("impact", "flights", "-c", kept["catalogue"])
+    assert sorted(row["kind"] for row in rows) == ["call", "sql", "sql"]
+    assert data_of("impact", "planes", "-c", kept["catalogue"]) == []
+
+
+def test_invalidate_reaches_the_store_and_running_processes(kept, url):
+    import everfresh as library
+
+    with library.open(url, freshness="strict") as cache:
+        assert cache.sql(COUNT, m=6).receipt.status == "fill"
+        done = data_of("invalidate", url, "flights", "-s", kept["store"], "-c", kept["catalogue"])
+        assert done == {"tables": ["main.flights"], "dropped": 2}
+        assert cache.sql(COUNT, m=6).receipt.status == "refresh"
+    with library.open(url, store=kept["store"]) as cache:
+        assert cache.sql(COUNT, m=6).receipt.status == "fill"
+    everfresh("track", "remove", url)
+    nobody = everfresh("invalidate", url, "flights")
+    assert (nobody.returncode, "nothing hears of this" in nobody.stderr) == (1, True)
+
+
+def test_shrink_says_what_would_go_and_then_does_it(kept):
+    would = data_of("shrink", "-s", kept["store"], "--to", "0", "--dry-run")
+    assert len(would["gone"]) == 2
+    assert data_of("shrink", "-s", kept["store"], "--to", "0")["gone"] == would["gone"]
+    assert data_of("shrink", "-s", kept["store"], "--to", "0")["gone"] == []
+    assert everfresh("shrink", "-s", kept["store"], "--to", "much").returncode == 2
+
+
+def test_track_says_what_it_will_do_before_it_does_it(url):
+    asked = everfresh("track", "install", url, stdin="n\n")
+    assert asked.returncode == 1
+    assert "CREATE TABLE main.everfresh_change" in asked.stdout
+    assert data_of("track", "status", url)["tracked"] == []
+    assert data_of("track", "install", url, "--yes")["tracked"] == ["main.flights"]
+    assert "flights" in everfresh("track", "status", url).stdout
+    doctor = {found["check"]: found for found in data_of("doctor", url)}
+    assert doctor["other writers"]["state"] == "ok"
+    assert data_of("track", "remove", url)["history"] is None
+    memory = everfresh("track", "status", "sqlite://")
+    assert (memory.returncode, "only a SQLite file" in memory.stderr) == (1, True)
+
+
+def test_gc_prunes_what_is_over(kept, url, tmp_path):
+    connection = sqlite3.connect(tmp_path / "flights.db")
+    for _ in range(5):
+        connection.execute("INSERT INTO flights (month) VALUES (1)")
+        connection.commit()
+    connection.close()
+    assert data_of("gc", "-d", url, "--keep-rows", "2") == {"changes": 3}
+    assert data_of("gc", "-c", kept["catalogue"], "--days", "0")["entries"] >= 0
+    assert everfresh("gc").returncode == 1
+
+
+def test_audit_counts_its_nines_over_time(kept, url):
+    for times in (1, 2):
+        found = data_of("audit", url, "-c", kept["catalogue"], "-s", kept["store"])
+        assert (found["checked"], found["stale"]) == (2, 0)
+        day = found["over_time"][0]
+        assert (day["period"], day["checked"], day["stale"]) == ("day", 2 * times, 0)
+        assert day["nines"] > 0
+    shown = everfresh("audit", url, "-c", kept["catalogue"]).stdout
+    assert "last day: 6 checked in 3 audits, 0 stale: at least" in shown
+
+
+def test_the_version_of_a_catalogue(kept):
+    assert everfresh("catalogue", "version", kept["catalogue"]).stdout == "1.0\n"
+    assert everfresh("catalogue", "upgrade", kept["catalogue"]).returncode == 0

@@ -115,6 +115,19 @@ def test_an_untracked_file_is_left_alone_and_a_foreign_commit_makes_all_of_it_st
         assert cache.sql(COUNT, m=5).receipt.status == "refresh"
 
 
+def test_a_file_that_is_locked_is_not_half_tracked(path):
+    with opened(path, poll_interval=1000.0) as cache:
+        other = sqlite3.connect(path)
+        other.execute("BEGIN IMMEDIATE")
+        cache.feed.watch.patience = 0
+        with pytest.raises(ConfigurationError, match="nothing was done"):
+            cache.track()
+        other.rollback()
+        other.close()
+        assert cache.tracking().history is None
+        assert cache.track().tracked == ("main.flights",)
+
+
 @pytest.mark.parametrize("tracked", [False, True])
 def test_own_commits_stay_exact(path, tracked):
     with opened(path, freshness="strict") as cache:

@@ -32,10 +32,10 @@ from everfresh.changes.sqlite_status import (
     as_tracking,
     examine,
 )
-from everfresh.changes.sqlite_triggers import CHANGES, triggers
+from everfresh.changes.sqlite_triggers import CHANGES, WHOLE, triggers
 from everfresh.errors import ConfigurationError
 
-__all__ = ["Tracking", "heal", "install", "plan", "prune", "remove", "status"]
+__all__ = ["Tracking", "announce", "heal", "install", "plan", "prune", "remove", "status"]
 
 _SECONDS_A_DAY = 86_400.0
 
@@ -126,6 +126,24 @@ def prune(
             f"DELETE FROM main.{CHANGES} WHERE ({' OR '.join(conditions)})"
             f" AND seq < (SELECT max(seq) FROM main.{CHANGES})"
         ).rowcount
+
+
+def announce(connection: sqlite3.Connection, tables: Iterable[str] | None = None) -> list[str]:
+    """Log a change of these tables as a whole, or of all; return those that are tracked.
+
+    Every process that follows the file outdates what it kept of them, as after a write.
+    """
+    with _transaction(connection):
+        healthy = examine(_query(connection)).healthy()
+        names = None if tables is None else {_canonical(table) for table in tables}
+        told = {n: each.number for n, each in healthy.items() if names is None or n in names}
+        for number in told.values():
+            connection.execute(f"INSERT INTO main.{CHANGES} (tab, op) VALUES ({number}, {WHOLE})")
+    return sorted(told)
+
+
+def _canonical(table: str) -> str:
+    return f"main.{table.lower().removeprefix('main.')}"
 
 
 def _broken(found: Installed) -> bool:

@@ -24,7 +24,7 @@ from everfresh.changes.sqlite_bracket import Bracket
 from everfresh.changes.sqlite_history import MARK, highest, read_changes
 from everfresh.changes.sqlite_monitor import Monitor, connect, named_file, passing, watchable
 from everfresh.changes.sqlite_status import Mapped, Tracking, examine
-from everfresh.errors import EverfreshError
+from everfresh.errors import ConfigurationError, EverfreshError
 from everfresh.kernel.change import Change
 from everfresh.kernel.mark import HistoryMark
 
@@ -75,6 +75,7 @@ class SqliteWatch:
         self._closed = False
         self._trouble = "it was not polled yet"
         self._file = named_file(engine)
+        self.patience = 5000  # milliseconds that installing waits for a lock
         self.in_memory = False
         self.bracket = Bracket(self._lock, self._ask)
         with contextlib.suppress(sqlite3.Error, EverfreshError), self._lock:
@@ -201,12 +202,26 @@ class SqliteWatch:
         with self._maintenance() as connection:
             return sqlite_tracking.status(connection)
 
+    def announce(self, tables: Sequence[str] | None = None) -> list[str]:
+        """Tell every process that these tables changed; see `sqlite_tracking.announce`."""
+        with self._maintenance() as connection:
+            return sqlite_tracking.announce(connection, tables)
+
+    def prune(self, keep_rows: int) -> int:
+        """Delete all but the latest changes; see `sqlite_tracking.prune`."""
+        with self._maintenance() as connection:
+            return sqlite_tracking.prune(connection, keep_rows=keep_rows)
+
     @contextlib.contextmanager
     def _maintenance(self) -> Iterator[sqlite3.Connection]:
         connection = connect(self._engine)
         try:
-            connection.execute("PRAGMA busy_timeout = 5000").close()
+            connection.execute(f"PRAGMA busy_timeout = {self.patience:d}").close()
             yield connection
+        except sqlite3.Error as error:
+            raise ConfigurationError(
+                f"the database could not be changed: {error}; nothing was done, try again"
+            ) from error
         finally:
             connection.close()
             self.poll()

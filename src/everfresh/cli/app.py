@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
-from everfresh.cli import commands
+from everfresh.cli import commands, records, tracking
 from everfresh.errors import EverfreshError
 
 __all__ = ["app", "main"]
@@ -25,7 +25,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-commands.register(app)
+for _module in (commands, records, tracking):
+    _module.register(app)
 for _surface in _SURFACES:
     _home = f"everfresh.{_surface}"
     if find_spec(_home) and find_spec(f"{_home}.commands"):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +14,9 @@ from rich.table import Table
 
 import everfresh
 from everfresh.cli.doctor import examine
+from everfresh.cli.printing import Json, print_json
+from everfresh.cli.records import OptionalCatalogue, OptionalStore
+from everfresh.cli.trust import history, recorded
 from everfresh.cli.workload import Workload, read_workload
 from everfresh.engine.cache import Cache
 from everfresh.errors import ConfigurationError
@@ -27,7 +29,6 @@ Parameters = Annotated[
     list[str] | None,
     typer.Option("--param", "-p", help="name=value; the value is read as JSON, else as text"),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs")]
 WorkloadFile = Annotated[
     Path | None,
     typer.Option("--workload", "-w", help="SQL file, statements end with ';' (default: stdin)"),
@@ -51,7 +52,7 @@ def demo(
 
     result = run_demo(Console(quiet=as_json), database)
     if as_json:
-        _print_json(result.to_dict())
+        print_json(result.to_dict())
     if result.audit["stale"]:
         raise typer.Exit(1)
 
@@ -61,7 +62,7 @@ def sql(url: Url, statement: Statement, param: Parameters = None, as_json: Json 
     with everfresh.open(url) as cache:
         rows = cache.sql(statement, _parameters(param))
         if as_json:
-            _print_json({"rows": rows.to_dicts(), "receipt": rows.receipt.to_dict()})
+            print_json({"rows": rows.to_dicts(), "receipt": rows.receipt.to_dict()})
             return
         table = Table(*map(escape, rows.columns))
         for row in rows:
@@ -78,7 +79,7 @@ def why(url: Url, statement: Statement, param: Parameters = None, as_json: Json 
         cache.sql(statement, parameters)
         explanation = cache.why(cache.sql(statement, parameters))
         if as_json:
-            _print_json(explanation.to_dict())
+            print_json(explanation.to_dict())
         else:
             Console().print(str(explanation), highlight=False, markup=False, soft_wrap=True)
 
@@ -94,7 +95,7 @@ def stats(
         _run(cache, read_workload(workload), rounds)
         figures = cache.stats().to_dict()
     if as_json:
-        _print_json(figures)
+        print_json(figures)
         return
     table = Table("figure", "value")
     for name, value in figures.items():
@@ -107,19 +108,26 @@ def audit(
     url: Url,
     workload: WorkloadFile = None,
     sample: Annotated[int | None, typer.Option(min=1, help="Check this many answers")] = None,
+    catalogue: OptionalCatalogue = None,
+    store: OptionalStore = None,
     as_json: Json = False,
 ) -> None:
-    """Run a file of queries, then ask a sample again around the cache and compare.
+    """Ask a sample of answers again around the cache and compare; exits with 1 if one was stale.
 
-    Exits with 1 if an answer was stale.
+    The queries are those of a file or, with a catalogue, those it knows; with a store the answers
+    kept there are what is checked. A catalogue remembers the outcome, in nines over time.
     """
-    with everfresh.open(url) as cache:
-        _run(cache, read_workload(workload), rounds=1)
+    with everfresh.open(url, catalogue=catalogue, store=store) as cache:
+        known = workload is None and catalogue is not None
+        _run(cache, recorded(str(catalogue)) if known else read_workload(workload), rounds=1)
         outcome = cache.audit(sample)
+    over_time = [] if catalogue is None else history(catalogue)
     if as_json:
-        _print_json(outcome.to_dict())
+        print_json({**outcome.to_dict(), "over_time": [asdict(period) for period in over_time]})
     else:
         Console().print(str(outcome), highlight=False)
+        for period in over_time:
+            typer.echo(str(period))
     if outcome.stale:
         raise typer.Exit(1)
 
@@ -128,7 +136,7 @@ def doctor(url: Url, as_json: Json = False) -> None:
     """Check the set-up and say what to mend; exits with 1 if something must be."""
     findings = examine(url)
     if as_json:
-        _print_json([finding.to_dict() for finding in findings])
+        print_json([finding.to_dict() for finding in findings])
     else:
         table = Table("check", "state", "what it means")
         colours = {"ok": "green", "note": "yellow", "mend": "red"}
@@ -157,19 +165,3 @@ def _parameters(pairs: list[str] | None) -> dict[str, Any]:
         except json.JSONDecodeError:
             parameters[name] = value
     return parameters
-
-
-def _print_json(data: object) -> None:
-    text = json.dumps(_finite(data), indent=2, default=str, ensure_ascii=False, allow_nan=False)
-    sys.stdout.write(text + "\n")
-
-
-def _finite(data: Any) -> Any:
-    """Return the data with infinities and NaN as text: JSON has no numbers for them."""
-    if isinstance(data, float) and not math.isfinite(data):
-        return str(data)
-    if isinstance(data, dict):
-        return {name: _finite(value) for name, value in data.items()}
-    if isinstance(data, (list, tuple)):
-        return [_finite(value) for value in data]
-    return data

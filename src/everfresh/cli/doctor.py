@@ -11,9 +11,10 @@ from typing import Literal
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from everfresh.cli.tracking import watching
 from everfresh.connect.describe import DatabaseSchema, describe
 from everfresh.connect.engines import make_engine
-from everfresh.errors import EverfreshError
+from everfresh.errors import ConfigurationError, EverfreshError
 
 __all__ = ["Finding", "examine"]
 
@@ -46,6 +47,7 @@ def examine(url: str) -> list[Finding]:
             findings += _server(connection)
             findings += _tables(describe(connection))
             findings += _writers(engine)
+        findings.append(_others(url))
     except SQLAlchemyError as error:
         findings.append(Finding("connection", "mend", str(getattr(error, "orig", error))))
     finally:
@@ -111,9 +113,17 @@ def _writers(engine: Engine) -> list[Finding]:
     )
     return [
         Finding("own commits", "ok", f"heard before they return, {precision}"),
-        Finding(
-            "other writers",
-            "note",
-            "not heard: write through cache.engine, in this process",
-        ),
     ]
+
+
+def _others(url: str) -> Finding:
+    try:
+        with watching(url) as watch:
+            if watch.mode == "tracked":
+                state: State = "note" if watch.untracked else "ok"
+                return Finding("other writers", state, f"heard row by row: {watch.reason}")
+            meaning = f"{watch.reason}; `everfresh track install` lets their rows be heard"
+            return Finding("other writers", "note", meaning)
+    except ConfigurationError:
+        meaning = "not heard: write through cache.engine, in this process"
+        return Finding("other writers", "note", meaning)

@@ -54,6 +54,13 @@ class Backing:
             self.durable = Durable(self.store, feed, clock)
         return self.durable
 
+    def flush(self) -> None:
+        """Write what waits to be written, and the hits of what is kept."""
+        if self.durable is not None:
+            self.durable.flush()
+        if self.recorder is not None:
+            self.recorder.flush()
+
     def close(self) -> None:
         """Write what waits to be written and let go of both."""
         if self.recorder is not None:

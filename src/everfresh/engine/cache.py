@@ -244,6 +244,7 @@ class Cache:
         if self.board.closed:
             return
         self.proof.close()
+        self._backing.flush()  # before the entries go
         self.board.close(stored=self._backing.store is not None)
         self._backing.close()
         self._shortcuts.clear()

@@ -63,7 +63,7 @@ class MemoryStore:
         standing.weight = self._ghosts.pop(entry.key, 0.0)
         self._touch(standing)
         self._push(entry.key, standing)
-        return self._make_room(entry) if self._bytes > self.max_bytes else ()
+        return self._make_room(entry) if self._bytes > self.max_bytes else []
 
     def discard(self, key: str) -> Entry | None:
         """Forget a key; return what was kept."""

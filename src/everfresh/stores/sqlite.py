@@ -31,6 +31,7 @@ _PAGE = 100  # entries read at once by `entries`
 
 _GET = "SELECT checksum, body FROM body WHERE key = ?"
 _PAGE_OF = "SELECT key, checksum, body FROM body WHERE key > ? ORDER BY key LIMIT ?"
+_RANKED = "SELECT key, bytes, cost, hits FROM kept ORDER BY rank, key"
 _FIGURES = "SELECT bytes, entries FROM pool"
 _DIGEST = "SELECT digest FROM kept WHERE key = ?"
 
@@ -215,6 +216,25 @@ class SqliteStore:
         """Forget every key. Raises `StoreUnavailableError`."""
         with self._write() as (_, shared):
             shared.clear()
+
+    def shrink(self, max_bytes: int) -> Sequence[Entry]:
+        """Let the lowest ranks go until this many bytes are left; return them, without values.
+
+        Raises `StoreUnavailableError`.
+        """
+        now = self._clock()
+        with self._write() as (_, shared):
+            return shared.make_room("", max_bytes, now, self._wall() - now)
+
+    def cheapest(self, max_bytes: int) -> Sequence[Entry]:
+        """Return what `shrink` would let go, without values."""
+        over, found = self.bytes - max_bytes, []
+        for key, size, cost, hits in self._read(_RANKED) if over > 0 else ():
+            if over <= 0:
+                break
+            found.append(Entry(key, None, bytes=size, cost=cost, hits=hits))
+            over -= size
+        return found
 
     def flush(self) -> None:
         """Write down which entries were asked for; forget it if that cannot be done."""
