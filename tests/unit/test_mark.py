@@ -50,7 +50,7 @@ def test_what_is_made_of_others_has_seen_what_all_of_them_had():
     assert fill.seen == seven.seen
     ledger.observe(fill, kept(ledger, None))
     assert fill.seen is None
-    ledger.observe(fill, nine)
+    ledger.observe(fill, kept(ledger, HistoryMark("outbox", "a", 9)))
     assert fill.seen is None
 
 
