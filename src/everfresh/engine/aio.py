@@ -55,7 +55,7 @@ class AsyncCache:
     def __init__(self, blocking: Cache, runner: Runner) -> None:
         self.blocking = blocking
         self._runner = runner
-        self._shortcuts = blocking._shortcuts  # noqa: SLF001 - one index for both
+        self._shortcuts = blocking.statements.shortcuts
         self._touched = blocking.board.store.touched
         self._proof, self._clock = blocking.proof, blocking.settings.clock
 
@@ -243,7 +243,7 @@ class AsyncCache:
         freshness: Freshness | None = None,
     ) -> Rows:
         """Return the rows of a SELECT that no shortcut answered."""
-        cache, runner = self.blocking, self._runner
+        cache, runner = self.blocking.statements, self._runner
         cache.board.check_open()
         rule = freshness or cache.freshness
         ready = cache.reader.ready(statement)
@@ -254,7 +254,9 @@ class AsyncCache:
         refusal = refusal or await objection(cache.proof, rule, request.sources)
         if refusal is None:
             request.renew = partial(self.ask, statement, parameters, ttl, freshness)
-            compute = partial(runner.run, cache.compute, prepared, parameters, request, rule)
+            compute = partial(
+                runner.run, cache.compute, prepared, parameters, request, rule
+            )
             return cache.rows(await cache.fills.answer_async(request, compute))
         bypass = partial(cache.reader.bypass, prepared, parameters)
         return cache.rows(await runner.run(cache.fills.bypass, request, refusal, bypass))
@@ -269,7 +271,9 @@ class AsyncCache:
         """Return the rows of a SELECT as the caller's transaction sees them."""
         cache = self.blocking
         cache.board.check_open()
-        return await self._runner.run(cache.sql_in, connection, statement, parameters, freshness)
+        return await self._runner.run(
+            cache.statements.sql_in, connection, statement, parameters, freshness
+        )
 
 
 class AsyncView:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar, cast, overload
+from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from sqlalchemy.engine import Engine
-from sqlalchemy.exc import MissingGreenlet
 
 from everfresh.changes.session import SessionFeed
 from everfresh.changes.sqlite_tracking import Tracking
@@ -16,23 +15,23 @@ from everfresh.engine import audit as auditing
 from everfresh.engine import why as explaining
 from everfresh.engine.backing import Backing
 from everfresh.engine.board import Board
-from everfresh.engine.fills import HIT, Answer, Fills
+from everfresh.engine.fills import Fills
 from everfresh.engine.functions import Cached, FunctionOptions, wrap
 from everfresh.engine.lineage import current
 from everfresh.engine.proof import Proof
-from everfresh.engine.reader import Prepared, Reader, probe_of
-from everfresh.engine.request import Request
+from everfresh.engine.reader import Reader
 from everfresh.engine.rows import Rows
+from everfresh.engine.statements import Statements
 from everfresh.engine.stats import Stats
-from everfresh.engine.transactions import Transactions
-from everfresh.errors import ConfigurationError, StatementError
+from everfresh.engine.view import View
+from everfresh.errors import ConfigurationError
 from everfresh.kernel.entry import Entry
-from everfresh.kernel.freshness import STRICT, Freshness, freshness_of
+from everfresh.kernel.freshness import Freshness, freshness_of
 from everfresh.kernel.score import make_policy
 from everfresh.settings import Settings, check_seconds
 from everfresh.stores.memory import MemoryStore
 
-__all__ = ["Cache", "View"]
+__all__ = ["Cache"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -64,10 +63,12 @@ class Cache:
         self.proof = Proof(self.feed, clock, self.freshness, self.settings.poll_interval)
         self.fills = Fills(self.board, self.proof)
         self.reader = Reader(engine, self.feed, self.settings.plans)
-        self._transactions = Transactions(engine, self.feed, clock)
         self._clock = clock
         self.fills.durable = self._backing.attach(engine, self.feed, self.board)
-        self._shortcuts: dict[object, Entry] = {}
+        self.statements = Statements(
+            self.feed, self.fills, self.reader, self.settings, self.freshness
+        )
+        self._shortcuts = self.statements.shortcuts
         self._touched = store.touched
         self.feed.subscribe(self.board)
 
@@ -99,14 +100,14 @@ class Cache:
                 else statement
             ]
         except (KeyError, TypeError):
-            return self.ask(statement, named)
+            return self.statements.ask(statement, named)
         if entry.state == 0 and current() is None:
             until = self.proof.until
             if until is None or self._clock() < until:
                 entry.hits += 1
                 self._touched(entry.standing)
                 return entry.value  # type: ignore[return-value]  # entries of `sql` hold Rows
-        return self.ask(statement, named)
+        return self.statements.ask(statement, named)
 
     @overload
     def cached(self, function: Callable[P, T], /) -> Cached[P, T]: ...
@@ -170,7 +171,7 @@ class Cache:
         """
         check_seconds("ttl", ttl)
         rule = None if freshness is None else freshness_of(freshness)
-        return View(self, connection, ttl, rule)
+        return View(self.statements, connection, ttl, rule)
 
     def track(self, tables: Sequence[str] | None = None) -> Tracking:
         """Make every writer of this SQLite file log what it changes; return what is tracked.
@@ -267,158 +268,3 @@ class Cache:
     def __repr__(self) -> str:
         state = "closed" if self.board.closed else f"{len(self.board.entries())} entries"
         return f"<everfresh.Cache {self.engine.url.render_as_string()} {state}>"
-
-    # one statement ------------------------------------------------------------
-
-    def ask(
-        self,
-        statement: str,
-        parameters: dict[str, object],
-        ttl: float | None = None,
-        freshness: Freshness | None = None,
-    ) -> Rows:
-        """Return the rows of a SELECT that no shortcut answered."""
-        self.board.check_open()
-        try:
-            return self._ask(statement, parameters, ttl, freshness or self.freshness)
-        except MissingGreenlet:
-            raise ConfigurationError(
-                "cache.sql blocks, and this engine is asyncio's: open the cache with a blocking "
-                "engine of the same database"
-            ) from None
-
-    def _ask(
-        self,
-        statement: str,
-        parameters: dict[str, object],
-        ttl: float | None,
-        freshness: Freshness,
-    ) -> Rows:
-        prepared, request = self.request(statement, parameters, ttl, freshness=freshness)
-        refusal = self.reader.refusal(prepared, parameters)
-        refusal = refusal or self.proof.objection(freshness, request.sources)
-        if refusal is not None:
-            answer = self.fills.bypass(
-                request, refusal, lambda: self.reader.bypass(prepared, parameters)
-            )
-        else:
-            request.renew = lambda: self.ask(statement, parameters, ttl, freshness)
-            answer = self.fills.answer(
-                request, lambda: self.compute(prepared, parameters, request, freshness)
-            )
-        return self.rows(answer)
-
-    def compute(
-        self,
-        prepared: Prepared,
-        parameters: dict[str, object],
-        request: Request,
-        freshness: Freshness,
-    ) -> Rows:
-        """Return the rows of a miss: from what outlived another process, or from the database."""
-        durable, collector = self.fills.durable, current()
-        if durable is not None and collector is not None:
-            found = durable.recall(request, freshness)
-            if found is not None:
-                collector.fill.recalled, collector.fill.seen = found, found.seen
-                return cast("Rows", found.value)
-        return self.reader.fill(prepared, parameters)
-
-    def sql_in(
-        self,
-        connection: Any,
-        statement: str,
-        parameters: dict[str, object],
-        freshness: Freshness | None = None,
-    ) -> Rows:
-        """Return the rows of a SELECT as the caller's transaction sees them."""
-        self.board.check_open()
-        inside = self._transactions.connection_of(connection)
-        reason = self._transactions.objection(inside)
-        unplanned = None if reason is None else self.reader.unplanned(statement, reason)
-        prepared, request = self.request(statement, parameters, prepared=unplanned)
-        rule = freshness or self.freshness
-        if self._transactions.keeps_snapshot(inside):
-            rule = STRICT  # what is kept must be proven for the moment of the snapshot
-        reason = self.reader.refusal(prepared, parameters)
-        reason = reason or self.proof.objection(rule, request.sources)
-        if reason is None:
-            entry = self.board.peek(request.key)
-            if entry is not None and self._transactions.answers(inside, entry):
-                return self.rows(self.fills.hit(entry))
-            reason = "nothing kept is proven for this transaction, whose own reads are not kept"
-        return self.rows(
-            self.fills.bypass(
-                request, reason, lambda: self.reader.run(inside, prepared, parameters)
-            )
-        )
-
-    def request(
-        self,
-        statement: str,
-        parameters: dict[str, object],
-        ttl: float | None = None,
-        prepared: Prepared | None = None,
-        freshness: Freshness | None = None,
-    ) -> tuple[Prepared, Request]:
-        """Return the plan of a statement and what to ask the engine for it."""
-        if not isinstance(statement, str):
-            raise StatementError(
-                f"cache.sql takes SQL text, not {type(statement).__name__}: write it as a str"
-            )
-        prepared = prepared or self.reader.prepare(statement)
-        self.reader.check(prepared, parameters)
-        feed, settings = self.feed, self.settings
-        ttl = settings.ttl if ttl is None else ttl
-        rule = freshness or self.freshness
-        if rule.mode == "ttl" and (ttl is None or rule.seconds < ttl):
-            ttl = rule.seconds
-        return prepared, Request(
-            key=self.reader.key(prepared, parameters),
-            kind="sql",
-            label=statement,
-            sources=prepared.plan.bind(parameters),
-            ttl=ttl,
-            grace=settings.stale_while_revalidate,
-            beta=settings.early_refresh,
-            shortcuts=self._shortcuts,
-            probe=probe_of(statement, parameters),
-            detail=dict(parameters),
-            current=lambda: feed.schema_version == prepared.version,
-            seal=self._seal,
-        )
-
-    def _seal(self, entry: Entry) -> None:
-        """Make the rows that all hits share carry the receipt of a hit."""
-        rows, hit = entry.value, Answer(entry, "hit", HIT)
-        if isinstance(rows, Rows):
-            entry.value = rows.with_receipt(lambda: self.fills.receipt(hit))
-
-    def rows(self, answer: Answer) -> Rows:
-        """Return the rows of an answer, with its receipt."""
-        rows: Rows = answer.value()
-        return (
-            rows if answer.reason is HIT else rows.with_receipt(lambda: self.fills.receipt(answer))
-        )
-
-
-class View:
-    """Ask a cache on one connection, or by other rules. Made by `Cache.using`."""
-
-    def __init__(
-        self, cache: Cache, connection: Any, ttl: float | None, freshness: Freshness | None
-    ) -> None:
-        self._cache = cache
-        self._connection = connection
-        self._ttl = ttl
-        self._freshness = freshness
-
-    def sql(
-        self, statement: str, parameters: Mapping[str, object] | None = None, /, **named: object
-    ) -> Rows:
-        """Return the rows of a SELECT; as `Cache.sql`."""
-        chosen = {**(parameters or {}), **named}
-        cache = self._cache
-        if self._connection is None:
-            return cache.ask(statement, chosen, self._ttl, self._freshness)
-        return cache.sql_in(self._connection, statement, chosen, self._freshness)

@@ -68,7 +68,7 @@ def why(cache: Cache, what: Any) -> Explanation:
 
 def why_not(cache: Cache, statement: str, parameters: dict[str, object]) -> Explanation:
     """Explain why a statement would not be a hit, with the nearest kept answer."""
-    prepared, request = cache.request(statement, parameters)
+    prepared, request = cache.statements.request(statement, parameters)
     refusal = cache.reader.refusal(prepared, parameters)
     facts: dict[str, Any] = {"key": request.key, "sources": [str(s) for s in request.sources]}
     if refusal is not None:
@@ -100,7 +100,7 @@ def invalidate(cache: Cache, what: Any, parameters: dict[str, object]) -> int:
     if receipt is not None or _is_key(what):
         keys = [what if receipt is None else receipt.key]
     elif " " in what.strip() and cache.reader.schema().table(None, what) is None:
-        keys = [cache.request(what, parameters)[1].key]
+        keys = [cache.statements.request(what, parameters)[1].key]
     else:
         changes = [Change(source.table) for source in cache.reader.whole_tables([what])]
         return _drop(cache, lambda: board.apply(changes))

@@ -60,7 +60,7 @@ class FollowedDatabase:
         Raises `StatementError` for statements that write and for parameters that do not match.
         """
         named = _named(question.parameters)
-        asked = [self.cache.request(query, named) for query in question.queries]
+        asked = [self.cache.statements.request(query, named) for query in question.queries]
         exact = all(self.cache.reader.refusal(plan, named) is None for plan, _ in asked)
         sources = tuple(source for _, request in asked for source in request.sources)
         checks = [request.current for _, request in asked if request.current is not None]
