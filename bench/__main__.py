@@ -20,6 +20,8 @@ CASES = (
     "invalidation",
     "durable",
     "tracked_writes",
+    "watching",
+    "dashboard",
 )
 PACKAGES = (
     "everfresh",

@@ -9,19 +9,20 @@ from pathlib import Path
 import diskcache
 
 from bench.measure import Result, medians
-from everfresh.engine.rows import make_rows
+from everfresh.engine.rows import make_rows, make_shared_rows
 from everfresh.kernel.entry import Entry
 from everfresh.kernel.mark import HistoryMark
 from everfresh.stores.choice import ChoosingCodec
 from everfresh.stores.sqlite import SqliteStore
 
+CODEC = ChoosingCodec(make=make_rows, make_shared=make_shared_rows)  # as the cache's own store
 COLUMNS = ("id", "carrier", "delay", "day", "distance")
 
 
 def run(rounds: int) -> Iterator[Result]:
     with (
         tempfile.TemporaryDirectory() as folder,
-        SqliteStore(Path(folder) / "ours.db", codec=ChoosingCodec(make=make_rows)) as ours,
+        SqliteStore(Path(folder) / "ours.db", codec=CODEC) as ours,
         diskcache.Cache(Path(folder) / "theirs") as theirs,
     ):
         for number in range(2000):  # neither file is one page deep

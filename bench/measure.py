@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import time
 from collections.abc import Awaitable, Callable
@@ -21,6 +22,8 @@ class Result:
 
     @property
     def ratio(self) -> float:
+        if not self.peer:
+            return math.inf if self.ours else 0.0
         return self.ours / self.peer
 
     @property

@@ -318,3 +318,19 @@ def test_early_refresh_follows_the_formula(path, monkeypatch):
             assert cache.sql(COUNT, m=6).receipt.age == 7
             threads_are_done()
             assert len(seen.selects()) == 1
+
+
+def test_the_change_table_is_pruned_now_and_then(path, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("everfresh.engine.proof.HISTORY", 3)
+    with opened(path, clock=clock, poll_interval=1000.0) as cache:
+        cache.track()
+        for _ in range(10):
+            another_june(path)
+        cache.proof.tidy()
+        assert cache.tracking().rows == 10
+        clock.now += 61
+        cache.proof.tidy()
+        assert cache.tracking().rows == 3
+        cache.proof.confirm()
+        assert cache.sql(COUNT, m=6).scalar() == 14

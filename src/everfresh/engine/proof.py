@@ -15,13 +15,16 @@ from math import inf
 from threading import Event, Thread
 
 from everfresh.changes.session import SessionFeed
+from everfresh.errors import EverfreshError
 from everfresh.kernel.entry import Entry
 from everfresh.kernel.freshness import Freshness
 from everfresh.kernel.plan import Source
 from everfresh.kernel.ports import Clock
 
-__all__ = ["Proof"]
+__all__ = ["HISTORY", "Proof"]
 
+HISTORY = 100_000  # rows of the change table that stay; what was read before is unproven
+_TIDY = 60.0  # seconds between two prunings
 _MEANS = {"tracked": "session feed, change table", "watched": "session feed, data_version"}
 
 
@@ -41,6 +44,7 @@ class Proof:
         self._clock = clock
         self._interval = interval
         self._last = -inf
+        self._tidied = clock()
         self._stop = Event()
         needed = feed.watch is not None and freshness.mode != "ttl"
         self.until: float | None = -inf if needed else None
@@ -87,6 +91,15 @@ class Proof:
             return "not proven by a feed"
         return _MEANS.get(self._feed.mode, "session feed")
 
+    def tidy(self) -> None:
+        """Prune the change table now and then, so that it does not grow for ever."""
+        now, watch = self._clock(), self._feed.watch
+        if watch is None or watch.mode != "tracked" or now < self._tidied + _TIDY:
+            return
+        self._tidied = now
+        with suppress(EverfreshError):  # a writer is busy: the next time
+            watch.prune(HISTORY)
+
     def close(self) -> None:
         """Stop looking."""
         self._stop.set()
@@ -108,4 +121,5 @@ def _look(reference: weakref.ref[Proof], stop: Event, interval: float) -> None:
         if proof is None:
             return
         proof.confirm()
+        proof.tidy()
         del proof
