@@ -13,6 +13,7 @@ from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass, replace
 from random import random
+from sys import getsizeof
 from threading import Thread
 from typing import Any, Self, cast
 
@@ -24,8 +25,10 @@ from everfresh.engine.proof import Proof
 from everfresh.engine.raising import again, bare
 from everfresh.engine.receipts import Receipt, Status
 from everfresh.engine.request import Request
+from everfresh.engine.rows import Rows
 from everfresh.errors import ClosedError, RecursiveFillError
 from everfresh.kernel.entry import DROPPED, Entry
+from everfresh.kernel.keys import PLAIN
 from everfresh.kernel.ledger import Fill
 from everfresh.leases.local import LocalLease
 from everfresh.leases.loops import Stopped
@@ -43,7 +46,16 @@ def _weight(request: Request, value: object) -> int:
     """Return about how many bytes an entry takes: value, parameters, places in the index."""
     anchors = [source.anchor for source in request.sources]
     places = sum(len(anchor.values) for anchor in anchors if anchor is not None)
-    return size_of(value) + size_of(request.detail) + places * _PLACE + _ENTRY
+    own = value.nbytes if isinstance(value, Rows) else size_of(value)
+    return own + _size_of_detail(request.detail) + places * _PLACE + _ENTRY
+
+
+def _size_of_detail(detail: object) -> int:
+    """Return the bytes of what was asked with, without looking into flat values: it is often so."""
+    if type(detail) is not dict:
+        return size_of(detail)
+    cells = detail.values()
+    return 232 + sum(getsizeof(v) if type(v) in PLAIN else size_of(v) for v in cells)
 
 
 @dataclass(slots=True, frozen=True)
