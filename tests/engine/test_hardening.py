@@ -173,6 +173,7 @@ def test_the_limit_counts_what_an_entry_really_takes(url):
             cache.sql("SELECT :n AS n, id FROM flights WHERE id = :n", n=n)
         for n in range(20):
             cache.sql("SELECT count(*) FROM flights WHERE id IN :ids", ids=list(range(n, n + 500)))
+        gc.collect()  # an answer and its receipt know each other: what went waits for the collector
         real = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
         # the memory of what went is bounded apart: some hundred bytes for each of 10,000
