@@ -334,3 +334,30 @@ def test_the_change_table_is_pruned_now_and_then(path, monkeypatch):
         assert cache.tracking().rows == 3
         cache.proof.confirm()
         assert cache.sql(COUNT, m=6).scalar() == 14
+
+
+@pytest.mark.parametrize("tracked", [False, True])
+def test_an_audit_hears_what_others_committed_before_it_calls_an_answer_stale(path, tracked):
+    with opened(path, freshness="strict") as cache:
+        if tracked:
+            cache.track()
+        cache.sql(COUNT, m=6)
+        cache.sql(COUNT, m=5)
+        another_june(path)
+        assert cache.audit().stale == 0
+        foreign(path, "DROP TABLE flights")
+        assert cache.audit().checked == 0
+
+
+def test_an_audit_calls_nothing_stale_that_was_committed_while_it_asked(path, monkeypatch):
+    with opened(path, freshness="strict") as cache:
+        cache.sql(COUNT, m=6)
+        prepare = cache.reader.prepare
+
+        def overtaken(statement):
+            another_june(path)
+            return prepare(statement)
+
+        monkeypatch.setattr(cache.reader, "prepare", overtaken)
+        audit = cache.audit()
+        assert (audit.checked, audit.stale, audit.changed) == (0, 0, 1)

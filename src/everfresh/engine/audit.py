@@ -46,6 +46,7 @@ def audit(cache: Cache, sample: int | None = None, seed: int | None = None) -> A
     An entry counts only if no change touched it from before the question to after it: then the
     answer kept and the answer given are of the same data, and must be equal.
     """
+    _heard(cache)
     entries = cache.entries()
     queries = [entry for entry in entries if entry.kind == "sql"]
     if sample is not None and sample < len(queries):
@@ -70,9 +71,14 @@ def _check(cache: Cache, entry: Entry) -> bool | None:
     if not entry.usable(cache.board.clock()):
         return None
     fresh = cache.reader.bypass(cache.reader.prepare(entry.label), parameters)
-    if not entry.usable(cache.board.clock()):
+    if not _heard(cache) or not entry.usable(cache.board.clock()):
         return None
     return kept.columns == fresh.columns and same_rows(kept, fresh)
+
+
+def _heard(cache: Cache) -> bool:
+    """Hear what others have committed, as a reader would; return whether that was possible."""
+    return cache.freshness.mode == "ttl" or cache.proof.confirm()
 
 
 _Z = 1.645  # of the normal distribution, 95 % below it
