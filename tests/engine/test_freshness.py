@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 import everfresh
+from everfresh.engine.proof import Proof
 from everfresh.errors import ConfigurationError
 from everfresh.kernel.freshness import early_probability
 
@@ -361,3 +362,38 @@ def test_an_audit_calls_nothing_stale_that_was_committed_while_it_asked(path, mo
         monkeypatch.setattr(cache.reader, "prepare", overtaken)
         audit = cache.audit()
         assert (audit.checked, audit.stale, audit.changed) == (0, 0, 1)
+
+
+class Overtaken(Proof):
+    """A proof whose poll comes just when a reader asks until when all is proven."""
+
+    @property
+    def until(self):
+        if self.armed:
+            self.armed = False
+            self.confirm()
+        return self.proven
+
+    @until.setter
+    def until(self, value):
+        self.proven = value
+
+
+def test_a_poll_while_a_reader_looks_does_not_prove_what_it_has_just_outdated(path):
+    """The reader was stopped in the middle of its look, for longer than the bound."""
+    clock = Clock()
+    with opened(path, clock=clock, poll_interval=1000.0) as cache:
+
+        @cache.cached
+        def june():
+            return cache.sql(COUNT, m=6).scalar()
+
+        assert june() == june() == 4
+        another_june(path)
+        clock.now += 60
+        proven = cache.proof.until
+        cache.proof.armed = False
+        cache.proof.__class__ = Overtaken
+        cache.proof.until = proven
+        cache.proof.armed = True
+        assert june() == 5

@@ -127,12 +127,11 @@ def _wrapper(calls: Calls) -> Callable[..., Any]:
                 entry = shortcuts[args + tuple(map(type, args))]
         except (KeyError, TypeError):
             return slow(args, kwargs)
-        if entry.state == 0 and current() is None:
-            until = proof.until
-            if until is None or clock() < until:
-                entry.hits += 1
-                touched(entry.standing)
-                return entry.value
+        until = proof.until  # before the state: a poll between the two would prove what it outdates
+        if (until is None or clock() < until) and entry.state == 0 and current() is None:
+            entry.hits += 1
+            touched(entry.standing)
+            return entry.value
         return slow(args, kwargs)
 
     return wrapper
@@ -147,12 +146,11 @@ def _async_wrapper(calls: Calls) -> Callable[..., Any]:
             entry = shortcuts[_probe_of(args, kwargs)]
         except (KeyError, TypeError):
             return await slow(args, kwargs)
-        if entry.state == 0 and current() is None:
-            until = proof.until
-            if until is None or clock() < until:
-                entry.hits += 1
-                touched(entry.standing)
-                return entry.value
+        until = proof.until  # before the state: a poll between the two would prove what it outdates
+        if (until is None or clock() < until) and entry.state == 0 and current() is None:
+            entry.hits += 1
+            touched(entry.standing)
+            return entry.value
         return await slow(args, kwargs)
 
     return wrapper
