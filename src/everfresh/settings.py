@@ -11,6 +11,7 @@ from everfresh.errors import ConfigurationError
 
 __all__ = ["Settings", "check_seconds"]
 
+_YEAR = 366 * 86_400.0
 POLICIES = ("half_life", "gdsf", "lru")
 # it goes on while the machine is suspended, which the monotonic clock of Linux does not
 _CLOCK: Callable[[], float] = (
@@ -63,15 +64,27 @@ class Settings:
         if self.policy not in POLICIES:
             raise ConfigurationError(f"unknown policy {self.policy!r}: use {', '.join(POLICIES)}")
         for name in ("max_bytes", "half_life", "plans", "store_bytes"):
-            if not getattr(self, name) > 0:
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
                 raise ConfigurationError(f"{name} must be above 0, not {getattr(self, name)!r}")
         for name in ("ttl", "poll_interval", "stale_while_revalidate", "early_refresh"):
             check_seconds(name, getattr(self, name))
-        if self.poll_interval is None:
-            raise ConfigurationError("poll_interval must be a number of seconds above 0")
+        if self.poll_interval is None or self.poll_interval > _YEAR:
+            raise ConfigurationError(
+                "poll_interval must be a number of seconds above 0, and below a year"
+            )
+        for name in ("store", "catalogue"):
+            url = getattr(self, name)
+            if url is not None and not isinstance(url, str):
+                raise ConfigurationError(f"{name} must be a URL as text, not {url!r}")
+        if not callable(self.clock):
+            raise ConfigurationError(
+                f"clock must return seconds when it is called, not {self.clock!r}"
+            )
 
 
 def check_seconds(name: str, value: float | None) -> None:
     """Raise `ConfigurationError` unless the value is a number of seconds above 0, or None."""
-    if value is not None and not (isinstance(value, (int, float)) and value > 0):
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is not None and not (number and value > 0):
         raise ConfigurationError(f"{name} must be a number of seconds above 0, not {value!r}")

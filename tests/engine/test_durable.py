@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -88,6 +89,29 @@ def test_where_the_history_has_a_gap_nothing_is_trusted(opened, path, harm):
         assert cache.stats().recalled <= 1
     with opened() as cache:
         assert cache.sql(COUNT, m=6).scalar() == 5
+
+
+def test_a_file_put_back_from_a_copy_gives_its_numbers_out_again_and_proves_nothing(opened, path):
+    with opened() as cache:
+        cache.track()
+    with sqlite3.connect(path) as before:
+        copy = before.serialize()
+    before.close()
+    another_june(path)
+    with opened() as cache:
+        assert cache.sql(COUNT, m=6).scalar() == 5
+    Path(path).write_bytes(copy)
+    foreign(path, "UPDATE flights SET month = 7")  # as many rows as were logged before, or more
+    with opened() as cache:
+        assert cache.sql(COUNT, m=6).scalar() == 0
+
+
+def test_what_was_filled_before_the_machine_started_is_recalled(opened):
+    clock = Clock()
+    fill(opened, clock=clock)
+    with opened(clock=Clock()) as cache:
+        cache.settings.clock.now = 0.5  # the clock begins anew with the machine
+        assert cache.sql(COUNT, m=6).receipt.status == "hit"
 
 
 def test_without_tracking_nothing_of_an_earlier_process_is_trusted(opened, path):

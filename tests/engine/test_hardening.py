@@ -4,6 +4,7 @@ import asyncio
 import functools
 import gc
 import pickle
+import sqlite3
 import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
@@ -295,3 +296,50 @@ def test_sqlalchemy_objects_have_a_size(cache):
 
     assert load().id == 5
     assert load() is load()
+
+
+def test_tables_whose_names_differ_in_the_case_of_letters_beyond_ascii(tmp_path):
+    path = tmp_path / "odd.db"
+    other = sqlite3.connect(path, isolation_level=None)
+    other.executescript('CREATE TABLE "ÄB" (a); CREATE TABLE "äb" (a); CREATE TABLE t (a);')
+    with everfresh.open(f"sqlite:///{path}", freshness="strict") as cache:
+        for _ in range(2):
+            assert cache.track().tracked == ("main.t",)
+            for name in ("ÄB", "äb"):
+                question = f'SELECT count(*) FROM "{name}"'
+                count = cache.sql(question).scalar()
+                other.execute(f'INSERT INTO "{name}" VALUES (1)')
+                assert cache.sql(question).scalar() == count + 1
+                with cache.engine.begin() as connection:
+                    connection.exec_driver_sql(f'INSERT INTO "{name}" VALUES (1)')
+                assert cache.sql(question).scalar() == count + 2
+    other.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_bytes", "1"),
+        ("max_bytes", True),
+        ("store_bytes", None),
+        ("half_life", float("nan")),
+        ("ttl", True),
+        ("poll_interval", 1e12),
+        ("store", b"memory://"),
+        ("catalogue", 5),
+        ("clock", 5),
+    ],
+)
+def test_settings_of_a_wrong_kind_are_refused(name, value):
+    with pytest.raises(ConfigurationError, match=name):
+        everfresh.open("sqlite://", **{name: value})
+
+
+@pytest.mark.parametrize("tables", [[5], [None], ["t", b"t"]])
+def test_names_of_tables_of_a_wrong_kind_are_refused(tmp_path, tables):
+    (tmp_path / "new.db").touch()
+    with (
+        everfresh.open(f"sqlite:///{tmp_path / 'new.db'}") as cache,
+        pytest.raises(ConfigurationError, match="named by text"),
+    ):
+        cache.track(tables)

@@ -488,10 +488,12 @@ def test_marks_the_history_does_not_reach(
     assert len(feed.since(mark) or ()) == 11
     prune(other, keep_rows=3)
     assert feed.since(mark) is None
-    assert feed.since(HistoryMark("outbox", mark.history, 7)) is not None
-    assert feed.since(HistoryMark("outbox", mark.history, 6)) is None
+    times = dict(other.execute("SELECT seq, at FROM everfresh_change"))
+    assert feed.since(HistoryMark("outbox", mark.history, 8, times[8])) is not None
+    assert feed.since(HistoryMark("outbox", mark.history, 8, times[8] + 1)) is None
+    assert feed.since(HistoryMark("outbox", mark.history, 7, times[8])) is None
     other.execute("ALTER TABLE u ADD COLUMN w")
-    assert feed.since(HistoryMark("outbox", mark.history, 7)) is None
+    assert feed.since(HistoryMark("outbox", mark.history, 8, times[8])) is None
     with engine.connect() as connection:  # made under a schema the watch has not seen
         assert feed.history_mark(connection.connection) is None
     told(recorder)
@@ -509,6 +511,20 @@ def test_rows_deleted_by_hand_before_they_were_read(
     other.execute("INSERT INTO t VALUES (20, 'x')")
     assert feed.poll()
     assert told(recorder)[0] == ("main.t", None, (20, "x"))
+
+
+def test_an_older_state_put_back_in_place(
+    tracked: Heard, engine: Engine, other: sqlite3.Connection
+) -> None:
+    recorder, feed = tracked
+    other.execute("INSERT INTO t VALUES (2, 'b')")
+    assert feed.poll()
+    told(recorder)
+    # as if the newest row had gone with a copy of the file, and its number was given again
+    other.execute("UPDATE everfresh_change SET at = at + 1 WHERE seq = 1")
+    other.execute("INSERT INTO t VALUES (3, 'c')")
+    assert feed.poll()
+    assert told(recorder) == ["rows are missing from the change table"]
 
 
 def test_a_change_table_dropped_by_hand(

@@ -10,13 +10,14 @@ from everfresh.changes.sqlite_triggers import CHANGES, DELETE, INSERT, UNKNOWN, 
 from everfresh.connect.description import Query
 from everfresh.kernel.change import Change
 
-__all__ = ["MARK", "decode", "highest", "read_changes"]
+__all__ = ["MARK", "decode", "highest", "read_changes", "stamp"]
 
 MARK = (
     f"{HIGHEST}, (SELECT value FROM main.{META} WHERE item = 'history'),"
-    " (SELECT schema_version FROM pragma_schema_version)"
+    " (SELECT schema_version FROM pragma_schema_version),"
+    f" (SELECT at FROM main.{CHANGES} ORDER BY seq DESC LIMIT 1)"
 )
-"""Answers the newest sequence, the history and the schema version, in one snapshot."""
+"""Answers the newest sequence, the history, the schema version and the newest time, at once."""
 
 _BULK = 20  # row limits; above, rows are counted and not read
 _UNDECODABLE = object()
@@ -35,6 +36,12 @@ def decode(data: bytes) -> object:
 def highest(query: Query) -> int:
     """Return the newest sequence."""
     return int(query(HIGHEST)[0][0])
+
+
+def stamp(query: Query, sequence: int) -> float | None:
+    """Return when the row of a sequence was written, None if there is none."""
+    found = query(f"SELECT at FROM main.{CHANGES} WHERE seq = {sequence:d}")
+    return found[0][0] if found else None
 
 
 def read_changes(

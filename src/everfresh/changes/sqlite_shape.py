@@ -71,9 +71,12 @@ def read_shapes(query: Query) -> list[Shape]:
     ]
     virtual = [name.lower() for name, sql in found if is_virtual(sql)]
     columns, indexes = _columns(query), _indexes(query)
+    lowered = [name.lower() for name, _ in found]
     shapes = []
     for name, _ in found:
         obstacle = _obstacle(name.lower(), virtual)
+        if lowered.count(name.lower()) > 1:
+            obstacle = "another table's name differs from its own only in the case of letters"
         if obstacle:
             shapes.append(Shape(name, obstacle=obstacle))
         else:

@@ -57,7 +57,7 @@ def install(connection: sqlite3.Connection, tables: Iterable[str] | None = None)
     Run it again after a schema change. Raises `ConfigurationError` for a table that cannot be
     tracked or does not exist, and when the connection has a transaction open.
     """
-    wanted = None if tables is None else list(tables)
+    wanted = None if tables is None else _names(tables)
     with _transaction(connection):
         for statement in _steps(connection, wanted):
             connection.execute(statement)
@@ -140,6 +140,14 @@ def announce(connection: sqlite3.Connection, tables: Iterable[str] | None = None
         for number in told.values():
             connection.execute(f"INSERT INTO main.{CHANGES} (tab, op) VALUES ({number}, {WHOLE})")
     return sorted(told)
+
+
+def _names(tables: Iterable[str]) -> list[str]:
+    names = [tables] if isinstance(tables, str) else list(tables)
+    for name in names:
+        if not isinstance(name, str):
+            raise ConfigurationError(f"tables are named by text, not by {name!r}")
+    return names
 
 
 def _canonical(table: str) -> str:

@@ -21,7 +21,7 @@ from sqlalchemy.engine import Engine
 from everfresh.changes import sqlite_tracking
 from everfresh.changes.publisher import Publisher
 from everfresh.changes.sqlite_bracket import Bracket
-from everfresh.changes.sqlite_history import MARK, highest, read_changes
+from everfresh.changes.sqlite_history import MARK, highest, read_changes, stamp
 from everfresh.changes.sqlite_monitor import Monitor, connect, named_file, passing, watchable
 from everfresh.changes.sqlite_status import Mapped, Tracking, examine
 from everfresh.errors import ConfigurationError, EverfreshError
@@ -71,6 +71,7 @@ class SqliteWatch:
         self._known: _Known | None = None
         self._seen = -1  # the monitor's data_version up to which all is published
         self._position = 0
+        self._stamp: float | None = None
         self._unhealed = False
         self._closed = False
         self._trouble = "it was not polled yet"
@@ -151,14 +152,14 @@ class SqliteWatch:
                 if hasattr(cursor, "row_factory"):
                     cursor.row_factory = None
                 cursor.execute(MARK)
-                position, name, version = cursor.fetchall()[0]
+                position, name, version, at = cursor.fetchall()[0]
             finally:
                 cursor.close()
         except Exception:
             return None
         text = name.decode() if isinstance(name, bytes) else str(name)
         history = f"{text}.{version}"
-        return HistoryMark(FEED, history, int(position)) if history == known.history else None
+        return HistoryMark(FEED, history, int(position), at) if history == known.history else None
 
     def since(self, mark: HistoryMark) -> Sequence[Change] | None:
         """Return all changes after the mark up to now, None if the history does not tell.
@@ -172,7 +173,7 @@ class SqliteWatch:
                     return None
                 if not known.history or mark.history != known.history:
                     return None
-                return self._since(known, mark.position)
+                return self._since(known, mark)
         except sqlite3.Error as error:
             self._failed(error)
             return None
@@ -311,11 +312,13 @@ class SqliteWatch:
     def _read(self, known: _Known, *, ours: bool) -> list[Change] | None:
         """Return what was logged since the last look; our own commits were told of already."""
         assert self._monitor is not None  # noqa: S101
-        newest = highest(self._monitor.rows)
+        newest, _, _, at = self._monitor.rows(MARK)[0]
         changes: list[Change] | None = []
-        if not ours or newest < self._position:
+        if stamp(self._monitor.rows, self._position) != self._stamp:
+            changes = None  # an older state of the file was put in its place
+        elif not ours:
             changes = self._changes(known, self._position, newest)
-        self._position = newest
+        self._position, self._stamp = newest, at
         return changes
 
     def _tell(self, before: _Known | None, changes: list[Change] | None) -> None:
@@ -329,12 +332,12 @@ class SqliteWatch:
         elif told := [*changes, *map(Change, sorted(known.untracked))]:
             self._publisher.report(told)
 
-    def _since(self, known: _Known, position: int) -> list[Change] | None:
+    def _since(self, known: _Known, mark: HistoryMark) -> list[Change] | None:
         assert self._monitor is not None  # noqa: S101
         with self._monitor.snapshot():
-            if not self._holds(known):
+            if not self._holds(known) or stamp(self._monitor.rows, mark.position) != mark.stamp:
                 return None
-            changes = self._changes(known, position, highest(self._monitor.rows))
+            changes = self._changes(known, mark.position, highest(self._monitor.rows))
         return None if changes is None else [*changes, *map(Change, sorted(known.untracked))]
 
     def _changes(self, known: _Known, after: int, newest: int) -> list[Change] | None:
@@ -351,7 +354,7 @@ class SqliteWatch:
             return False
         if not known.history:
             return True
-        _, name, version = self._monitor.rows(MARK)[0]
+        _, name, version, _ = self._monitor.rows(MARK)[0]
         return f"{name}.{version}" == known.history
 
     def _learn(self) -> None:
@@ -374,7 +377,9 @@ class SqliteWatch:
             why=why,
         )
         self._unhealed = bool(found.triggers) and not found.sound
-        self._position = highest(self._monitor.rows) if healthy else 0
+        self._position, self._stamp = 0, None
+        if healthy:
+            self._position, _, _, self._stamp = self._monitor.rows(MARK)[0]
 
     def _mend(self) -> None:
         """Make the change table anew if it is gone: until then every write to the file fails."""

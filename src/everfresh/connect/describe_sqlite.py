@@ -110,7 +110,8 @@ def _add_table(
     view, virtual = _VIEW.match(sql), _VIRTUAL.match(sql)
     found.tables[canonical] = Table(
         canonical,
-        kind=_kind(database, name, sql, virtual is not None),
+        # names that differ in the case of letters beyond ASCII are two tables, and not told apart
+        kind="system" if canonical in found.tables else _kind(database, name, sql, bool(virtual)),
         columns=tuple(
             Column(str(column), str(type_ or ""), collated.get(str(column).lower()))
             for column, type_, _ in columns

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from contextlib import suppress
+from math import inf
 from queue import Empty, Full, Queue
 from threading import Event, Lock, Thread
 
@@ -42,7 +43,7 @@ class Durable:
         self._thread: Thread | None = None
         self._starting = Lock()
         self._writing = Lock()
-        self._forgotten = -1.0
+        self._forgotten = -inf  # what was filled before the machine started is before 0
 
     def recall(self, request: Request, freshness: Freshness) -> Entry | None:
         """Return the stored answer if it is proven to be true now.

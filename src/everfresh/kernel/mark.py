@@ -18,7 +18,8 @@ class HistoryMark:
     """Hold how far a reader had seen a history of numbered changes.
 
     ``history`` names the numbering: it changes whenever positions stop being comparable, as when
-    the change table is made anew or the schema is altered.
+    the change table is made anew or the schema is altered. ``stamp`` is the time in the row at
+    ``position``: a file that was put back from a copy gives its numbers out again, at other times.
 
     >>> mark = HistoryMark("outbox", "a1", 7)
     >>> mark.includes(Change("main.t", history="a1", sequence=7))
@@ -30,6 +31,7 @@ class HistoryMark:
     feed: str
     history: str
     position: int
+    stamp: float | None = None
 
     def includes(self, change: Change) -> bool:
         """Whether a reader with this mark had seen this change."""

@@ -21,7 +21,7 @@ class Packed(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
     kind: str
     label: str
-    seen: tuple[str, str, int] | None
+    seen: tuple[str, str, int, float | None] | None
     filled_at: float
     cost: float
     size: int
@@ -63,7 +63,7 @@ def pack(entry: Entry, codec: Codec, to_wall: float) -> tuple[str, bytes]:
     packed = Packed(
         kind=entry.kind,
         label=entry.label,
-        seen=None if seen is None else (seen.feed, seen.history, seen.position),
+        seen=None if seen is None else (seen.feed, seen.history, seen.position, seen.stamp),
         filled_at=entry.filled_at + to_wall,
         cost=entry.cost,
         size=entry.bytes,
@@ -107,7 +107,7 @@ def unpack(key: str, packed: Packed, value: Any, now: float, to_wall: float) -> 
         packed.label,
         (),
         None,
-        None if seen is None else HistoryMark(seen[0], seen[1], seen[2]),
+        None if seen is None else HistoryMark(*seen),
         filled_at,
         packed.cost,
         packed.size,
