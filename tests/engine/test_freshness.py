@@ -172,6 +172,17 @@ def test_a_hit_after_the_bound_looks_itself(path):
         assert cache.proof.looks == looks + 1
 
 
+def test_the_lag_is_told(path):
+    clock = Clock()
+    with opened(path, poll_interval=1000.0, clock=clock) as cache:
+        clock.now += 0.25
+        assert cache.stats().lag == 0.25
+        assert cache.proof.confirm()
+        assert cache.stats().lag == 0
+    with everfresh.open("sqlite://") as cache:
+        assert cache.stats().lag is None
+
+
 def test_where_others_cannot_be_heard_the_database_answers(path):
     with opened(path, freshness="strict") as cache:
         ask = cache.cached(lambda: cache.sql(COUNT, m=6).scalar())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
@@ -232,7 +233,7 @@ class Cache:
 
     def stats(self) -> Stats:
         """Return the figures since the cache was opened."""
-        return self.board.stats()
+        return replace(self.board.stats(), lag=self.proof.lag)
 
     def entries(self) -> list[Entry]:
         """Return what is kept now."""

@@ -48,6 +48,7 @@ class Stats:
     ``recalled`` counts answers found in the store beyond memory, ``cutoffs`` those that were kept
     because their parts came out the same, ``voided`` computations whose
     source changed meanwhile, ``joined`` callers that shared the computation of another.
+    ``lag`` is how many seconds ago other writers were last heard, None where there are none.
     """
 
     entries: int
@@ -66,6 +67,7 @@ class Stats:
     cutoffs: int
     seconds_saved: float
     hit_ratio: float
+    lag: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, ready for JSON."""
