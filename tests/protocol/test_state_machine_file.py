@@ -192,7 +192,7 @@ class FileMachine(RuleBasedStateMachine):
         self.path = str(Path(self.folder.name) / "data.db")
         self.focus, self.now, self.room = focus, 1000.0, room
         self.connection = self.savepoint = self.owner = None
-        self.others_open = set()
+        self.others_open, self.interruptions = set(), []
         self.truth, self.stranger = connect(self.path), connect(self.path)
         run(self.stranger, [f"PRAGMA journal_mode = {'WAL' if wal else 'DELETE'}"])
         assert not run(self.stranger, ["BEGIN", *SCHEMA, "COMMIT"])
@@ -214,6 +214,10 @@ class FileMachine(RuleBasedStateMachine):
         }
 
     def clock(self):
+        """Also what lets others write in the middle of a read: the cache looks at it now and then."""
+        if self.interruptions and threading.current_thread() is threading.main_thread():
+            interrupt = self.interruptions.pop(0)
+            interrupt()
         return self.now
 
     def teardown(self):
@@ -284,6 +288,43 @@ class FileMachine(RuleBasedStateMachine):
             for each in self.opened:
                 for query in IN_FOCUS:
                     self.check(each, query, self.focus)
+
+    @precondition(lambda self: not self.others_open)
+    @rule(
+        n=small,
+        query=st.sampled_from(QUERIES),
+        x=small,
+        whose=who,
+        what=st.one_of(values, changes),
+        at=st.integers(0, 8),
+        inside=st.booleans(),
+    )
+    def read_while_others_write(self, n, query, x, whose, what, at, inside):
+        """The answer may be of before or after; what is kept of it is looked at in the next step."""
+        if len(what) == 3:
+            kind, key, v = what
+            statements = [s.format(key=key, v=v) for s in SCHEMA_CHANGES[kind]]
+        else:
+            statements = [write_of(what)]
+
+        def interrupt():
+            self.foreign(whose, ["BEGIN IMMEDIATE", *statements, "COMMIT"])
+
+        before = self.attempt(lambda: self.direct(query, x))
+        self.interruptions = [*[lambda: None] * at, interrupt]
+        opened = self.which(n)
+        if inside:
+            self.attempt(lambda: opened.chosen(x))
+            self.interruptions = []
+            self.read_through_functions(n, x)
+        else:
+            answer = self.attempt(lambda: opened.cache.sql(query, x=x))
+            self.interruptions = []
+            after = self.attempt(lambda: self.direct(query, x))
+            try:
+                self.compare(*answer, *before)
+            except AssertionError:
+                self.compare(*answer, *after)
 
     @rule(n=small, x=small)
     def read_through_functions(self, n, x):

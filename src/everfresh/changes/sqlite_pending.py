@@ -48,6 +48,7 @@ class SqlitePending:
         self._rebuild = False
         self._loose = False
         self._locked = False
+        self._inside = False  # triggers were made in the open transaction, and go if it is undone
         self._temp_version = -1
         self._reader: Any = None
         self._total = int(self._driver.total_changes)
@@ -157,7 +158,8 @@ class SqlitePending:
 
     def written(self) -> bool:
         """Whether the open transaction has written, as far as is known."""
-        return bool(self._log.rows or self._coarse or self._log.overflow) or self.foreign()
+        logged = self._log.rows or self._coarse or self._log.overflow
+        return bool(logged) or self._inside or self.foreign()
 
     def suspect(self) -> None:
         """Suppose that the open transaction has written anything."""
@@ -191,7 +193,7 @@ class SqlitePending:
         """Return what the open transaction has changed."""
         if self.foreign():
             return [Change(None)]
-        if not self._log.rows and not self._coarse and not self._log.overflow:
+        if not self.written():
             return []
         if None in self._coarse:
             return [Change(None)]
@@ -206,6 +208,9 @@ class SqlitePending:
         self._coarse.clear()
         self._savepoints.clear()
         self._loose = self._locked = False
+        if self._inside:
+            self._inside = False
+            self._distrust()
         if self._wanted:
             self._catch_up()
         self._total = int(self._driver.total_changes)
@@ -228,6 +233,16 @@ class SqlitePending:
         self._rebuild = True  # a rollback would bring them back
         self._forget_schema()
 
+    def _distrust(self) -> None:
+        """Make triggers anew that a ROLLBACK has taken away."""
+        try:
+            undone = self._temp() != self._temp_version
+        except Exception:  # the connection is closed, or another thread's
+            undone = True
+        if undone:
+            self._log.forget()
+            self._rebuild = True
+
     def _forget_schema(self) -> None:
         self._schema = None
         self._plans.clear()
@@ -247,6 +262,7 @@ class SqlitePending:
             self._drop()
         try:
             self._log.install(self._described(), names)
+            self._inside = self._inside or bool(self._driver.in_transaction)
         except sqlite3.Error:
             self._refused |= names
         self._temp_version = self._temp()
