@@ -301,3 +301,14 @@ def test_audit_counts_its_nines_over_time(kept, url):
 def test_the_version_of_a_catalogue(kept):
     assert everfresh("catalogue", "version", kept["catalogue"]).stdout == "1.0\n"
     assert everfresh("catalogue", "upgrade", kept["catalogue"]).returncode == 0
+
+
+@pytest.mark.parametrize("verb", [["status"], ["install", "-y"], ["remove"]])
+@pytest.mark.parametrize("kind", ["garbage", "folder"])
+def test_what_is_no_database_cannot_be_tracked_and_one_line_says_so(tmp_path, verb, kind):
+    path = tmp_path / "odd.db"
+    path.mkdir() if kind == "folder" else path.write_bytes(b"no database at all" * 100)
+    done = as_process("track", *verb, f"sqlite:///{path}")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ")

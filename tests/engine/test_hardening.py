@@ -3,9 +3,11 @@
 import asyncio
 import functools
 import gc
+import os
 import pickle
 import sqlite3
 import threading
+import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 
@@ -343,3 +345,60 @@ def test_names_of_tables_of_a_wrong_kind_are_refused(tmp_path, tables):
         pytest.raises(ConfigurationError, match="named by text"),
     ):
         cache.track(tables)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_does_not_wait_for_its_parents_poller(tmp_path):
+    path = tmp_path / "file.db"
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE t (a)")
+    settings = {"freshness": "strict", "store": f"sqlite:///{tmp_path / 'answers.db'}"}
+    with everfresh.open(f"sqlite:///{path}", **settings) as cache:
+        cache.track()
+        assert cache.sql("SELECT count(*) FROM t").scalar() == 0
+        watch, held = cache.feed.watch, threading.Event()
+
+        def poll():
+            with watch.bracket.mutex, watch._lock:
+                held.set()
+                time.sleep(0.2)
+
+        poller = threading.Thread(target=poll)
+        poller.start()
+        assert held.wait(10)
+        child = os.fork()
+        if child == 0:
+            try:
+                answer = cache.sql("SELECT count(*) FROM t")
+                again = cache.sql("SELECT count(*) FROM t").receipt.status
+                kept = cache.fills.durable.flush()
+                os._exit(0 if (answer.scalar(), again, kept) == (0, "hit", True) else 3)
+            finally:
+                os._exit(4)
+        poller.join()
+        until = time.monotonic() + 10
+        while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < until:
+            time.sleep(0.01)
+        if ended == (0, 0):
+            os.kill(child, 9)
+            os.waitpid(child, 0)
+        assert ended == (child, 0)
+        assert cache.sql("SELECT count(*) FROM t").receipt.status == "hit"
+    other.close()
+
+
+def test_a_file_that_is_gone_is_not_made_by_tracking_it_and_receipts_say_so(tmp_path):
+    path = tmp_path / "file.db"
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE t (a)")
+    other.close()
+    with everfresh.open(f"sqlite:///{path}", freshness="strict") as cache:
+        cache.track()
+        cache.sql("SELECT count(*) FROM t")
+        for file in tmp_path.iterdir():
+            file.unlink()
+        assert "no such file" in cache.sql("SELECT count(*) FROM t").receipt.reason
+        for call in (cache.track, cache.untrack, cache.tracking):
+            with pytest.raises(ConfigurationError, match="there is no file"):
+                call()
+        assert not path.exists()

@@ -46,17 +46,22 @@ class Bracket:
         self._ask = ask
         self._alone = 0  # statements under way that commit by themselves
 
+    def renew(self) -> None:
+        """Forget, in a forked child, what other threads of its parent had begun."""
+        self.mutex, self._alone = threading.Lock(), 0
+
     @contextlib.contextmanager
     def committing(self, raw: Any) -> Iterator[None]:
         """Bracket a COMMIT; where that fails the commit counts as somebody else's."""
-        mine = self.mutex.acquire(timeout=_PATIENCE)
+        mutex = self.mutex
+        mine = mutex.acquire(timeout=_PATIENCE)
         try:
             ticket = self._before(raw) if mine else None
             yield
             self._after(ticket)
         finally:
             if mine:
-                self.mutex.release()
+                mutex.release()
 
     def start(self, raw: Any) -> Ticket | None:
         """Begin to bracket a statement that commits by itself; it may have to wait for its lock."""

@@ -9,10 +9,13 @@ it would drop the locks of this process's own connections.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +36,8 @@ __all__ = ["FEED", "Mode", "SqliteWatch", "watch"]
 FEED = "outbox"
 Mode = Literal["tracked", "watched", "none"]
 _PATIENCE = 0.05  # seconds a poll waits for a commit of ours that is under way
+_watches: weakref.WeakSet[SqliteWatch] = weakref.WeakSet()
+_held: list[SqliteWatch] = []  # over a fork: their pollers stand still, and hold no lock
 _FOREIGN = "another connection or process committed to the database"
 
 
@@ -79,6 +84,7 @@ class SqliteWatch:
         self.patience = 5000  # milliseconds that installing waits for a lock
         self.in_memory = False
         self.bracket = Bracket(self._lock, self._ask)
+        _watches.add(self)
         with contextlib.suppress(sqlite3.Error, EverfreshError), self._lock:
             self._open()
             if not self.in_memory:
@@ -127,13 +133,14 @@ class SqliteWatch:
                     return False
                 if self._ask() == self._seen and not self._unhealed:
                     return True
-            if not self.bracket.mutex.acquire(timeout=_PATIENCE):
+            mutex = self.bracket.mutex
+            if not mutex.acquire(timeout=_PATIENCE):
                 return False
             try:
                 with self._lock:
                     return not self._closed and self._look()
             finally:
-                self.bracket.mutex.release()
+                mutex.release()
         except sqlite3.Error as error:
             self._failed(error)
             return False
@@ -215,13 +222,19 @@ class SqliteWatch:
 
     @contextlib.contextmanager
     def _maintenance(self) -> Iterator[sqlite3.Connection]:
-        connection = connect(self._engine)
+        if self._file and not Path(self._file).exists():  # do not make one
+            raise ConfigurationError(f"there is no file {self._file}: nothing was done")
+        try:
+            connection = connect(self._engine)
+        except sqlite3.Error as error:
+            raise ConfigurationError(f"{self._file} cannot be opened: {error}") from error
         try:
             connection.execute(f"PRAGMA busy_timeout = {self.patience:d}").close()
             yield connection
         except sqlite3.Error as error:
             raise ConfigurationError(
-                f"the database could not be changed: {error}; nothing was done, try again"
+                f"the database could not be used: {error}; nothing was done"
+                + ("; try again" if passing(error) else "")
             ) from error
         finally:
             connection.close()
@@ -242,7 +255,7 @@ class SqliteWatch:
         try:
             self._open()
         except (sqlite3.Error, EverfreshError) as error:
-            self._trouble = f"the database cannot be opened: {error}"
+            self._known, self._trouble = None, f"the database cannot be opened: {error}"
             return False
         self._begin()
         # nobody knows what was committed before, nor whether it is the same database
@@ -389,3 +402,32 @@ class SqliteWatch:
             sqlite_tracking.heal(self._monitor.raw)
             with self._monitor.snapshot():
                 self._learn()
+
+    # -- over a fork
+
+    def hold(self) -> bool:
+        """Let no other thread be at work here; return whether that was managed."""
+        return self._lock.acquire(timeout=1.0)
+
+    def let_go(self, *, child: bool) -> None:
+        """End what `hold` began."""
+        if child:
+            self.bracket.renew()
+        self._lock.release()
+
+
+def _before_fork() -> None:
+    _held.extend(watch for watch in list(_watches) if watch.hold())
+
+
+def _after_fork(*, child: bool) -> None:
+    while _held:
+        _held.pop().let_go(child=child)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=partial(_after_fork, child=False),
+        after_in_child=partial(_after_fork, child=True),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 from importlib import import_module
 from importlib.util import find_spec
@@ -37,7 +38,7 @@ def main() -> None:
     """Run the command line; exit 1 with one clear line on errors that users can mend."""
     try:
         app()
-    except (EverfreshError, SQLAlchemyError) as error:
+    except (EverfreshError, SQLAlchemyError, sqlite3.Error) as error:
         cause = getattr(error, "orig", None) or error
         line = Text.assemble(("error: ", "red"), str(cause))  # [extra] in it is no markup
         Console(stderr=True).print(line, soft_wrap=True)

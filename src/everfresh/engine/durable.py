@@ -9,6 +9,8 @@ rule its age alone decides. A store that fails is a miss.
 from __future__ import annotations
 
 import logging
+import os
+import weakref
 from collections.abc import Iterable
 from contextlib import suppress
 from math import inf
@@ -27,6 +29,7 @@ __all__ = ["RECALLED", "Durable"]
 
 RECALLED = "kept in the store, and proven against what has changed since"
 _BOUND = 1000  # entries that wait to be written; beyond it they are not kept
+_all: weakref.WeakSet[Durable] = weakref.WeakSet()
 _log = logging.getLogger("everfresh.store")
 
 
@@ -39,11 +42,16 @@ class Durable:
         self.failure: str | None = None
         self._feed = feed
         self._clock = clock
+        self.renew()
+        _all.add(self)
+        self._forgotten = -inf  # what was filled before the machine started is before 0
+
+    def renew(self) -> None:
+        """Begin with nothing to write and no thread, as a forked child must."""
         self._queue: Queue[Entry | Event] = Queue(_BOUND)
         self._thread: Thread | None = None
         self._starting = Lock()
         self._writing = Lock()
-        self._forgotten = -inf  # what was filled before the machine started is before 0
 
     def recall(self, request: Request, freshness: Freshness) -> Entry | None:
         """Return the stored answer if it is proven to be true now.
@@ -143,3 +151,12 @@ class Durable:
         if self.failure is None:
             _log.warning("answers are not stored for now: %s", error)
         self.failure = str(error)
+
+
+def _after_fork() -> None:
+    for durable in list(_all):
+        durable.renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

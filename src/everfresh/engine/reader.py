@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
@@ -30,6 +31,7 @@ __all__ = ["Prepared", "Reader", "probe_of"]
 
 # `IN :ids` with a list: SQLAlchemy must be told to write one placeholder per element
 _EXPANDING = re.compile(r"\bIN\s*:(\w+)", re.IGNORECASE)
+_inherited: list[Pool | None] = []  # closing their connections would be wrong in a child
 
 
 def probe_of(statement: str, parameters: Mapping[str, object]) -> object:
@@ -70,6 +72,7 @@ class Reader:
         self._schema_version = -1
         self._is_postgres = engine.dialect.name == "postgresql"
         self._pool = self._own_pool()
+        self._process = os.getpid()
 
     def close(self) -> None:
         """Close the connections of its own."""
@@ -225,6 +228,9 @@ class Reader:
                 "this in-memory database has one connection and a transaction that has written is "
                 "open on it: read through cache.using(connection=…), or commit first"
             )
+        if self._process != os.getpid():  # a parent's connections are not for its child
+            _inherited.append(self._pool)
+            self._pool, self._process = self._own_pool(), os.getpid()
         if self._pool is None:
             return self.engine.connect()
         return Connection(self.engine, connection=self._pool.connect())
