@@ -402,3 +402,16 @@ def test_a_file_that_is_gone_is_not_made_by_tracking_it_and_receipts_say_so(tmp_
             with pytest.raises(ConfigurationError, match="there is no file"):
                 call()
         assert not path.exists()
+
+
+def test_where_no_thread_is_to_be_had_the_readers_do_it_all(tmp_path, monkeypatch):
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    path = tmp_path / "file.db"
+    path.touch()
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with everfresh.open(f"sqlite:///{path}", store=f"sqlite:///{tmp_path / 's.db'}") as cache:
+        assert cache.sql("SELECT count(*) FROM sqlite_master").scalar() == 0
+        cache.track()
+        assert [cache.sql("SELECT 1").receipt.status for _ in range(2)] == ["fill", "hit"]

@@ -95,8 +95,9 @@ def _shared_by_threads(raw: sqlite3.Connection) -> bool:
             works.append(True)
 
     thread = threading.Thread(target=attempt, name="everfresh-watch-check")
-    thread.start()
-    thread.join()
+    with contextlib.suppress(RuntimeError):  # no thread to be had: it cannot be told
+        thread.start()
+        thread.join()
     return bool(works)
 
 
