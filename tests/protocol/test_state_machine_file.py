@@ -288,6 +288,7 @@ class FileMachine(RuleBasedStateMachine):
             for each in self.opened:
                 for query in IN_FOCUS:
                     self.check(each, query, self.focus)
+                self.check_functions(each, self.focus)
 
     @precondition(lambda self: not self.others_open)
     @rule(
@@ -328,7 +329,9 @@ class FileMachine(RuleBasedStateMachine):
 
     @rule(n=small, x=small)
     def read_through_functions(self, n, x):
-        opened = self.which(n)
+        self.check_functions(self.which(n), x)
+
+    def check_functions(self, opened, x):
         for made_of, function in ((self.counted, opened.counted), (self.chosen, opened.chosen)):
             value, error = self.attempt(lambda function=function: function(x))
             found, failed = self.attempt(lambda made_of=made_of: made_of(x))
@@ -348,14 +351,14 @@ class FileMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.connection is not None)
     @rule(queries=st.lists(st.sampled_from(QUERIES), min_size=1, max_size=3), x=small)
     def read_inside(self, queries, x):
-        for query in queries:
+        for query, x in [*((q, x) for q in queries), *((q, self.focus) for q in IN_FOCUS)]:
             rows, error = self.attempt(
-                lambda query=query: self.owner.cache.using(connection=self.connection).sql(
+                lambda query=query, x=x: self.owner.cache.using(connection=self.connection).sql(
                     query, x=x
                 )
             )
 
-            def direct(query=query):
+            def direct(query=query, x=x):
                 result = self.connection.execute(sa.text(query), {"x": x})
                 return tuple(result.keys()), result.fetchall()
 
@@ -676,7 +679,7 @@ class FileMachine(RuleBasedStateMachine):
 @pytest.mark.soak
 @pytest.mark.timeout(0)
 def test_file_of_many_writers():
-    examples = int(os.environ.get("EVERFRESH_SOAK_EXAMPLES", "5000")) if SOAK else 30
+    examples = int(os.environ.get("EVERFRESH_SOAK_EXAMPLES", "5000")) if SOAK else 10
     FileMachine.writer, FileMachine.forker = Process("write"), Process("fork")
     try:
         run_state_machine_as_test(
@@ -737,7 +740,7 @@ def test_no_thread_sees_a_value_older_than_the_bound(tmp_path, freshness, bound,
         for thread in threads:
             thread.start()
         try:
-            committed = writer.ask(path=path, seconds=3 if SOAK else 1.5, seed=1)
+            committed = writer.ask(path=path, seconds=3 if SOAK else 1, seed=1)
         finally:
             over.set()
             for thread in threads:
