@@ -262,6 +262,21 @@ def test_shrink_says_what_would_go_and_then_does_it(kept):
     assert everfresh("shrink", "-s", kept["store"], "--to", "much").returncode == 2
 
 
+def test_a_command_that_reads_makes_no_file_and_moves_none(tmp_path):
+    precious = tmp_path / "precious.bin"
+    precious.write_bytes(b"not a database, but dear to somebody")
+    for place in (precious, tmp_path / "absent.db"):
+        for arguments in (
+            ("ls", "-c", f"sqlite:///{place}"),
+            ("impact", "flights", "-c", f"sqlite:///{place}"),
+            ("gc", "-c", f"sqlite:///{place}"),
+            ("shrink", "-s", f"sqlite:///{place}", "--to", "0"),
+        ):
+            done = everfresh(*arguments)
+            assert (done.returncode, "SQLite file" in done.stderr) == (1, True), arguments
+    assert [file.name for file in tmp_path.iterdir()] == ["precious.bin"]
+
+
 def test_track_says_what_it_will_do_before_it_does_it(url):
     asked = everfresh("track", "install", url, stdin="n\n")
     assert asked.returncode == 1

@@ -348,6 +348,31 @@ def test_names_of_tables_of_a_wrong_kind_are_refused(tmp_path, tables):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # that it has threads
+def test_a_forked_child_has_connections_and_a_poller_of_its_own(url):
+    rule = everfresh.bounded(0.05)
+    with everfresh.open(url, freshness=rule, poll_interval=0.001) as cache:
+        cache.sql(ONE)
+        with cache.engine.connect() as connection:
+            theirs = connection.connection.dbapi_connection
+        child = os.fork()
+        if child == 0:
+            try:
+                with cache.engine.connect() as connection:
+                    apart = connection.connection.dbapi_connection is not theirs
+                time.sleep(0.1)  # the bound is over: the reader looks, and finds no poller
+                cache.sql(ONE)
+                looks, until = cache.proof.looks, time.monotonic() + 10
+                while cache.proof.looks < looks + 5 and time.monotonic() < until:
+                    time.sleep(0.001)
+                os._exit(0 if apart and cache.proof.looks >= looks + 5 else 3)
+            finally:
+                os._exit(4)
+        assert os.waitpid(child, 0) == (child, 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # that it has threads
 def test_a_forked_child_does_not_wait_for_its_parents_poller(tmp_path):
     path = tmp_path / "file.db"
     with sqlite3.connect(path) as other:

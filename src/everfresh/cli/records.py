@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -58,7 +59,7 @@ def ls(
 ) -> None:
     """List what was kept: its state, cost, size, hits and what it depends on."""
     listing = records.Listing(kind=kind, table=table, state=state, order=order, limit=limit)
-    with closing(records.open_catalogue(catalogue)) as opened:
+    with closing(_catalogue(catalogue)) as opened:
         rows = records.listed(opened, listing)
     if as_json:
         print_json([_facts(row) for row in rows])
@@ -86,7 +87,7 @@ def impact(
     as_json: Json = False,
 ) -> None:
     """List what a change of a table may outdate, directly or through other answers."""
-    with closing(records.open_catalogue(catalogue)) as opened:
+    with closing(_catalogue(catalogue)) as opened:
         found = records.impact(opened, table)
     if as_json:
         print_json([{**_facts(i.entry), "depth": i.depth, "through": i.through} for i in found])
@@ -164,7 +165,7 @@ def gc(
         raise ConfigurationError("name what to tend: --catalogue, --database or both")
     result: dict[str, int] = {}
     if catalogue is not None:
-        with closing(records.open_catalogue(catalogue)) as opened:
+        with closing(_catalogue(catalogue)) as opened:
             result["entries"] = records.forget(opened, older_than=days * _DAY)
     if database is not None:
         with watching(database) as watch:
@@ -201,9 +202,31 @@ def _drop(store: str, catalogue: str | None, what: str, key: str | None) -> int:
             count = len(opened)
             opened.clear()
             return count
-        with closing(records.open_catalogue(catalogue)) as known:
+        with closing(_catalogue(catalogue)) as known:
             keys = [found.entry.key for found in records.impact(known, what)]
         return sum(opened.discard(key) is not None for key in keys)
+
+
+def _existing(url: str) -> str:
+    """Return the URL if what it names is there: a command that reads makes no file, moves none."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return url  # opening it says what is wrong
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        return url
+    file = Path(parsed.database)
+    if not file.is_file():
+        raise ConfigurationError(f"there is no SQLite file {parsed.database!r}: check the path")
+    with file.open("rb") as opened:  # no connection of this process can have it open yet
+        head = opened.read(16)
+    if head not in (b"", b"SQLite format 3\x00"):
+        raise ConfigurationError(f"{parsed.database!r} is no SQLite file: check the path")
+    return url
+
+
+def _catalogue(url: str) -> records.Catalogue:
+    return records.open_catalogue(_existing(url))
 
 
 def _sqlite(url: str) -> SqliteStore:
@@ -211,7 +234,7 @@ def _sqlite(url: str) -> SqliteStore:
         name = make_url(url).get_backend_name()
     except ArgumentError:
         name = ""
-    opened = make_store(url) if name == "sqlite" else None
+    opened = make_store(_existing(url)) if name == "sqlite" else None
     if not isinstance(opened, SqliteStore):
         raise ConfigurationError(f"a store that outlives a process is sqlite:///file.db, not {url}")
     return opened

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ from everfresh.errors import (
 
 __all__ = ["DIALECTS", "make_engine"]
 
+_made: weakref.WeakSet[Engine] = weakref.WeakSet()
+_inherited: list[object] = []  # a parent's pools: closing their connections would harm the parent
+
 DIALECTS = ("sqlite", "postgresql")
 _EXTRAS = {"psycopg": "postgres", "asyncpg": "asyncpg", "aiosqlite": "aiosqlite"}  # by module
 
@@ -34,9 +39,9 @@ def make_engine(database: object) -> tuple[Engine, bool]:
     if isinstance(watched, Engine):
         return _check_dialect(watched), False
     url = _parse(database)
-    if url.get_backend_name() == "sqlite":
-        return _sqlite_engine(url), True
-    return _postgres_engine(url), True
+    made = _sqlite_engine(url) if url.get_backend_name() == "sqlite" else _postgres_engine(url)
+    _made.add(made)
+    return made, True
 
 
 def _parse(database: object) -> URL:
@@ -105,3 +110,14 @@ def _check_dialect(engine: Engine) -> Engine:
             "poolclass=sqlalchemy.pool.StaticPool"
         )
     return engine
+
+
+def _after_fork() -> None:
+    for engine in list(_made):
+        if not isinstance(engine.pool, StaticPool):
+            _inherited.append(engine.pool)
+            engine.dispose(close=False)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -48,7 +48,7 @@ class Durable:
 
     def renew(self) -> None:
         """Begin with nothing to write and no thread, as a forked child must."""
-        self._queue: Queue[Entry | Event] = Queue(_BOUND)
+        self._queue: Queue[Entry | Event | None] = Queue(_BOUND)  # None ends the thread
         self._thread: Thread | None = None
         self._starting = Lock()
         self._writing = Lock()
@@ -108,36 +108,39 @@ class Durable:
         return False
 
     def close(self) -> None:
-        """Store what waits and let go of the store."""
+        """Store what waits, end the thread and let go of the store."""
         self.flush()
+        thread = self._thread
+        if thread is not None and thread.is_alive():
+            with suppress(Full):
+                self._queue.put(None, timeout=1.0)
+                thread.join(10.0)
         self.store.close()
 
     def _start(self) -> None:
         with self._starting:
             if self._thread is None:
-                thread = Thread(target=self._write, name="everfresh-store", daemon=True)
+                thread = Thread(
+                    target=_write,
+                    args=(weakref.ref(self), self._queue),
+                    name="everfresh-store",
+                    daemon=True,
+                )
                 with suppress(RuntimeError):  # no thread to be had: it waits, bounded
                     thread.start()
                     self._thread = thread
 
-    def _write(self) -> None:
-        while True:
-            item = self._queue.get()
-            if isinstance(item, Event):
-                item.set()
-                continue
-            with self._writing:
-                self._put(item)
-
-    def _put(self, entry: Entry) -> None:
-        if entry.state < 0:  # a change was faster
-            return
-        try:
-            self.store.put(entry)
-        except EverfreshError as error:
-            self._failed(error)
-        else:
-            self.failure = None
+    def put(self, entry: Entry) -> None:
+        """Store an answer now, unless a change was faster; a store that fails is noted."""
+        with self._writing:
+            if entry.state < 0:
+                return
+            try:
+                self.store.put(entry)
+            except EverfreshError as error:
+                self._failed(error)
+            else:
+                self.failure = None
 
     def _drop_waiting(self) -> None:
         with suppress(Empty):
@@ -151,6 +154,25 @@ class Durable:
         if self.failure is None:
             _log.warning("answers are not stored for now: %s", error)
         self.failure = str(error)
+
+
+def _write(reference: weakref.ref[Durable], queue: Queue[Entry | Event | None]) -> None:
+    """Store what is queued until that is over: a cache that was dropped ends its thread."""
+    while True:
+        try:
+            item = queue.get(timeout=1.0)
+        except Empty:
+            if reference() is None:
+                return
+            continue
+        durable = reference()
+        if item is None or durable is None:
+            return
+        if isinstance(item, Event):
+            item.set()
+        else:
+            durable.put(item)
+        del durable, item
 
 
 def _after_fork() -> None:

@@ -8,6 +8,7 @@ the hit path"), so every hit compares the clock with ``until``.
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Iterable
 from contextlib import suppress
@@ -45,12 +46,13 @@ class Proof:
         self._interval = interval
         self._last = -inf
         self._tidied = clock()
+        self._process = os.getpid()
         self._stop = Event()
         needed = feed.watch is not None and freshness.mode != "ttl"
         self.until: float | None = -inf if needed else None
         if needed and freshness.mode == "bounded":
             self.confirm()
-            self._start()
+        self._start()
 
     def confirm(self) -> bool:
         """Hear everything that was committed before now; return whether that is certain."""
@@ -77,6 +79,9 @@ class Proof:
                 return f"other writers of {source.table} are not heard: its file is attached"
         if freshness.mode == "bounded" and self._clock() < self._last + freshness.seconds:
             return None
+        if self._process != os.getpid():  # a forked child has none of its parent's threads
+            self._process = os.getpid()
+            self._start()
         return None if self.confirm() else f"other writers cannot be heard: {watch.reason}"
 
     @property
@@ -105,6 +110,8 @@ class Proof:
         self._stop.set()
 
     def _start(self) -> None:
+        if self.until is None or self.freshness.mode != "bounded":
+            return
         thread = Thread(
             target=_look,
             args=(weakref.ref(self), self._stop, self._interval),
