@@ -254,9 +254,7 @@ class AsyncCache:
         refusal = refusal or await objection(cache.proof, rule, request.sources)
         if refusal is None:
             request.renew = partial(self.ask, statement, parameters, ttl, freshness)
-            compute = partial(
-                runner.run, cache.compute, prepared, parameters, request, rule
-            )
+            compute = partial(runner.run, cache.compute, prepared, parameters, request, rule)
             return cache.rows(await cache.fills.answer_async(request, compute))
         bypass = partial(cache.reader.bypass, prepared, parameters)
         return cache.rows(await runner.run(cache.fills.bypass, request, refusal, bypass))
