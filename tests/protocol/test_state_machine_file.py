@@ -289,6 +289,8 @@ class FileMachine(RuleBasedStateMachine):
                 for query in IN_FOCUS:
                     self.check(each, query, self.focus)
                 self.check_functions(each, self.focus)
+            if self.connection is not None and self.looks:
+                self.read_inside([], self.focus)
 
     @precondition(lambda self: not self.others_open)
     @rule(
@@ -419,12 +421,16 @@ class FileMachine(RuleBasedStateMachine):
             raw.close()
 
     @precondition(lambda self: self.connection is None)
-    @rule(n=small, snapshot=st.booleans())
-    def begin(self, n, snapshot):
+    @rule(n=small, snapshot=st.booleans(), looks=st.booleans(), value=st.none() | values)
+    def begin(self, n, snapshot, looks, value):
+        """Begin to read, or to write; ``looks``: and read in it again after every step."""
         self.owner = self.which(n)
         self.connection = self.owner.engine.connect()
         if snapshot:
             self.connection.exec_driver_sql("BEGIN")
+        self.looks = looks
+        if value is not None:
+            self.write_inside(value)
 
     @precondition(lambda self: self.connection is not None)
     @rule(value=values)
