@@ -97,12 +97,11 @@ class AsyncCache:
             ]
         except (KeyError, TypeError):
             return None
-        if entry.state == 0 and current() is None:
-            until = self._proof.until
-            if until is None or self._clock() < until:
-                entry.hits += 1
-                self._touched(entry.standing)
-                return entry.value  # type: ignore[return-value]  # entries of `sql` hold Rows
+        until = self._proof.until  # before the state: a poll between them proves what it outdates
+        if (until is None or self._clock() < until) and entry.state == 0 and current() is None:
+            entry.hits += 1
+            self._touched(entry.standing)
+            return entry.value  # type: ignore[return-value]  # entries of `sql` hold Rows
         return None
 
     @overload

@@ -102,12 +102,11 @@ class Cache:
             ]
         except (KeyError, TypeError):
             return self.statements.ask(statement, named)
-        if entry.state == 0 and current() is None:
-            until = self.proof.until
-            if until is None or self._clock() < until:
-                entry.hits += 1
-                self._touched(entry.standing)
-                return entry.value  # type: ignore[return-value]  # entries of `sql` hold Rows
+        until = self.proof.until  # before the state: a poll between them proves what it outdates
+        if (until is None or self._clock() < until) and entry.state == 0 and current() is None:
+            entry.hits += 1
+            self._touched(entry.standing)
+            return entry.value  # type: ignore[return-value]  # entries of `sql` hold Rows
         return self.statements.ask(statement, named)
 
     @overload
