@@ -137,7 +137,7 @@ class Durable:
                 return
             try:
                 self.store.put(entry)
-            except EverfreshError as error:
+            except Exception as error:  # whatever it is, the thread goes on with the next
                 self._failed(error)
             else:
                 self.failure = None
@@ -149,7 +149,7 @@ class Durable:
                 if isinstance(item, Event):
                     item.set()
 
-    def _failed(self, error: EverfreshError) -> None:
+    def _failed(self, error: Exception) -> None:
         self.dropped += 1
         if self.failure is None:
             _log.warning("answers are not stored for now: %s", error)
