@@ -224,14 +224,11 @@ def test_a_damaged_store_is_a_miss_and_recovers(opened, tmp_path, damage):
         assert cache.sql(COUNT, m=6).receipt.status == "hit"
 
 
-def test_a_store_that_cannot_be_written_harms_nobody(opened, tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("error", [everfresh.errors.StoreUnavailableError, ValueError])
+def test_a_store_that_cannot_be_written_harms_nobody(opened, error, monkeypatch, caplog):
     with opened() as cache:
         cache.track()
-        monkeypatch.setattr(
-            cache.fills.durable.store,
-            "put",
-            raising(everfresh.errors.StoreUnavailableError("full")),
-        )
+        monkeypatch.setattr(cache.fills.durable.store, "put", raising(error("full")))
         assert cache.sql(COUNT, m=6).scalar() == 4
         cache.fills.durable.flush()
         assert cache.fills.durable.failure == "full"
