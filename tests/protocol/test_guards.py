@@ -450,3 +450,8 @@ def test_a_fill_under_an_old_plan_is_not_kept(url: str, monkeypatch: pytest.Monk
         with cache.engine.begin() as connection:
             connection.execute(sa.text("UPDATE old SET v = 'b'"))
         assert cache.sql(ONE).scalar() == "b"
+
+
+def test_numbers_that_went_back_tell_nothing():
+    assert read_changes(lambda text: [], 5, 3, {}, 10) is None
+    assert read_changes(lambda text: [], 5, 5, {}, 10) == []
