@@ -17,14 +17,14 @@ from sqlalchemy.pool import StaticPool
 from everfresh.changes.sqlite_history import decode
 from everfresh.errors import ConfigurationError
 
-__all__ = ["Monitor", "connect", "named_file", "passing", "watchable"]
+__all__ = ["Monitor", "connect", "named_file", "passing", "unwatched"]
 
 _LEGACY = -1  # sqlite3.LEGACY_TRANSACTION_CONTROL, since Python 3.12
 _PASSING = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _INHERITED: list[object] = []  # connections of a parent process: closing one would be wrong here
 
 
-def watchable(engine: Engine) -> str:
+def unwatched(engine: Engine) -> str:
     """Return why other writers of this engine's database cannot be watched, "" if they can.
 
     Another library than the interpreter's own would lose its locks whenever ours closes a file.

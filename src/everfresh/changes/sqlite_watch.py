@@ -25,7 +25,7 @@ from everfresh.changes import sqlite_tracking
 from everfresh.changes.publisher import Publisher
 from everfresh.changes.sqlite_bracket import Bracket
 from everfresh.changes.sqlite_history import MARK, highest, read_changes, stamp
-from everfresh.changes.sqlite_monitor import Monitor, connect, named_file, passing, watchable
+from everfresh.changes.sqlite_monitor import Monitor, connect, named_file, passing, unwatched
 from everfresh.changes.sqlite_status import Mapped, Tracking, examine
 from everfresh.errors import ConfigurationError, EverfreshError
 from everfresh.kernel.change import Change
@@ -55,7 +55,7 @@ class _Known:
 
 def watch(engine: Engine, publisher: Publisher, row_limit: int) -> SqliteWatch | None:
     """Return a watch of the engine's database, None where it has no other writers to be heard."""
-    if watchable(engine):
+    if unwatched(engine):
         return None
     made = SqliteWatch(engine, publisher, row_limit=row_limit)
     if made.in_memory:

@@ -237,7 +237,7 @@ class Calls:
             kind="call",
             label=self._name,
             sources=self._sources(),
-            ttl=self._ttl(),
+            ttl=self._rule.lifetime(self.options.ttl),
             grace=self.options.stale_while_revalidate,
             beta=self.options.early_refresh,
             keep_errors=self.options.keep_errors,
@@ -245,12 +245,6 @@ class Calls:
             probe=_probe_of(args, kwargs) if plain else None,
             detail={"function": self._name, "args": args, "kwargs": kwargs},
         )
-
-    def _ttl(self) -> float | None:
-        limits = [limit for limit in (self.options.ttl,) if limit is not None]
-        if self._rule.mode == "ttl":
-            limits.append(self._rule.seconds)
-        return min(limits, default=None)
 
     def key(self, *args: Any, **kwargs: Any) -> str:
         """Return the key of a call: the code's identity and the arguments by parameter."""

@@ -146,15 +146,12 @@ class Statements:
         self.reader.check(prepared, parameters)
         feed, settings = self.feed, self.settings
         ttl = settings.ttl if ttl is None else ttl
-        rule = freshness or self.freshness
-        if rule.mode == "ttl" and (ttl is None or rule.seconds < ttl):
-            ttl = rule.seconds
         return prepared, Request(
             key=self.reader.key(prepared, parameters),
             kind="sql",
             label=statement,
             sources=prepared.plan.bind(parameters),
-            ttl=ttl,
+            ttl=(freshness or self.freshness).lifetime(ttl),
             grace=settings.stale_while_revalidate,
             beta=settings.early_refresh,
             shortcuts=self.shortcuts,

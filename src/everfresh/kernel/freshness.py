@@ -27,6 +27,16 @@ class Freshness:
                 f"{self.mode}() takes a number of seconds above 0, not {self.seconds!r}"
             )
 
+    def lifetime(self, ttl: float | None) -> float | None:
+        """Return for how many seconds an answer is kept under this rule and a ``ttl`` of its own.
+
+        >>> ttl(30).lifetime(None), ttl(30).lifetime(10), STRICT.lifetime(None)
+        (30, 10, None)
+        """
+        if self.mode != "ttl":
+            return ttl
+        return self.seconds if ttl is None else min(ttl, self.seconds)
+
     def __str__(self) -> str:
         return self.mode if self.mode == "strict" else f"{self.mode}({self.seconds:g})"
 
