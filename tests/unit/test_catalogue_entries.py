@@ -13,7 +13,6 @@ from everfresh.catalogue import (
     forget,
     impact,
     listed,
-    open_catalogue,
     record_audit,
     set_setting,
     setting,
@@ -23,26 +22,6 @@ from everfresh.catalogue import (
 from everfresh.catalogue.models import DependencyRow, EntryRow
 from everfresh.catalogue.records import upsert
 from everfresh.errors import ConfigurationError
-
-
-@pytest.fixture(params=["sqlite", "postgresql"], scope="module")
-def place(request, tmp_path_factory):
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path_factory.mktemp('c')}/catalogue.db"
-        return
-    server = request.getfixturevalue("postgres")
-    fresh = server.fresh_database()
-    yield fresh
-    server.drop_database(fresh)
-
-
-@pytest.fixture
-def catalogue(place):
-    with open_catalogue(place) as opened:
-        yield opened
-        with opened.writing() as connection:
-            for table in ("dependency", "entry", "setting", "audit"):
-                connection.execute(sa.text(f"DELETE FROM {table}"))
 
 
 def row(key, **values):

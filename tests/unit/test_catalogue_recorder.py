@@ -29,26 +29,6 @@ class JuneSource(TableSource):
         return f"{self.table} WHERE month = 6"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"], scope="module")
-def place(request, tmp_path_factory):
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path_factory.mktemp('c')}/catalogue.db"
-        return
-    server = request.getfixturevalue("postgres")
-    fresh = server.fresh_database()
-    yield fresh
-    server.drop_database(fresh)
-
-
-@pytest.fixture
-def catalogue(place):
-    with Catalogue(place) as opened:
-        yield opened
-        with opened.writing() as connection:
-            for table in ("dependency", "entry", "setting", "audit"):
-                connection.execute(sa.text(f"DELETE FROM {table}"))
-
-
 @pytest.fixture
 def kept():
     return []
