@@ -9,12 +9,12 @@ from functools import partial
 
 from everfresh.errors import ConfigurationError
 
-__all__ = ["Settings", "check_seconds"]
+__all__ = ["SUSPENDED_TOO", "Settings", "check_seconds"]
 
 _YEAR = 366 * 86_400.0
 POLICIES = ("half_life", "gdsf", "lru")
 # it goes on while the machine is suspended, which the monotonic clock of Linux does not
-_CLOCK: Callable[[], float] = (
+SUSPENDED_TOO: Callable[[], float] = (
     partial(time.clock_gettime, time.CLOCK_BOOTTIME)
     if hasattr(time, "CLOCK_BOOTTIME")
     else time.monotonic
@@ -51,7 +51,7 @@ class Settings:
     half_life: float = 1000.0
     ttl: float | None = None
     plans: int = 2000
-    clock: Callable[[], float] = _CLOCK
+    clock: Callable[[], float] = SUSPENDED_TOO
     freshness: object = "bounded"
     poll_interval: float = 0.01
     stale_while_revalidate: float | None = None

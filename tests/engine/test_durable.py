@@ -249,11 +249,11 @@ def raising(error):
     return fail
 
 
-def test_a_store_or_catalogue_that_is_not_ours_is_refused(opened, tmp_path, path):
+def test_a_store_that_is_not_ours_and_urls_that_are_none_are_refused(opened, tmp_path, path):
     foreign(str(tmp_path / "theirs.db"), "CREATE TABLE t (n INTEGER)")
+    with pytest.raises(EverfreshError):
+        opened(store=f"sqlite:///{tmp_path / 'theirs.db'}")
     for name in ("store", "catalogue"):
-        with pytest.raises(EverfreshError):
-            opened(**{name: f"sqlite:///{tmp_path / 'theirs.db'}"})
         with pytest.raises(EverfreshError):
             opened(**{name: "nonsense"})
     engine = sa.create_engine(f"sqlite:///{path}")
@@ -281,3 +281,63 @@ def test_the_catalogue_knows_what_was_kept_what_ended_it_and_the_audits(opened, 
         (audit,) = audits(catalogue)
         assert (audit.checked, audit.stale) == (1, 0)
         catalogue.close()
+
+
+def other_schema(path):
+    open_catalogue(f"sqlite:///{path}").close()
+    foreign(str(path), "UPDATE everfresh_version SET version_num = '9.9'")
+
+
+CATALOGUES = {
+    "garbage": (lambda path: path.write_bytes(os.urandom(5000)), "damaged, or no database"),
+    "newer": (other_schema, "newer than"),
+    "foreign": (lambda path: foreign(str(path), "CREATE TABLE t (n INTEGER)"), "holds tables"),
+    "a folder": (lambda path: path.mkdir(), "cannot be used now"),
+}
+
+
+@pytest.mark.parametrize("kind", CATALOGUES)
+def test_a_catalogue_that_cannot_be_used_answers_everybody_and_is_used_when_it_can(
+    opened, tmp_path, kind, caplog
+):
+    path = tmp_path / "catalogue.db"
+    make, reason = CATALOGUES[kind]
+    make(path)
+    before = path.read_bytes() if path.is_file() else None
+    with opened(catalogue=f"sqlite:///{path}", store=None) as cache:
+        assert [cache.sql(COUNT, m=6).scalar(), cache.sql(COUNT, m=6).receipt.status] == [4, "hit"]
+        assert not cache.board.recorder.flush()
+        (trouble,) = cache.stats().troubles
+        assert trouble.startswith("catalogue: ")
+        assert reason in trouble
+        assert "nothing is recorded for now" in caplog.text
+        if before is None:
+            path.rmdir()
+        else:
+            assert path.read_bytes() == before  # it is not ours, or not for us: left alone
+            for each in tmp_path.glob("catalogue.db*"):
+                each.unlink()
+        assert cache.board.recorder.flush()
+        assert cache.stats().troubles == ()
+    with open_catalogue(f"sqlite:///{path}") as catalogue:
+        assert [(row.label, row.hits) for row in listed(catalogue)] == [(COUNT, 1)]
+
+
+def test_a_catalogue_truncated_under_a_running_cache_is_recorded_to_again(opened, tmp_path):
+    path = tmp_path / "catalogue.db"
+    with opened(catalogue=f"sqlite:///{path}", store=None) as cache:
+        cache.sql(COUNT, m=6)
+        assert cache.board.recorder.flush()
+        cache.board.recorder.catalogue.engine.dispose()  # so that no page of it is in memory
+        os.truncate(path, 8192)
+        cache.sql(COUNT, m=5)
+        assert not cache.board.recorder.flush()
+        assert "damaged" in cache.stats().troubles[0]
+        assert cache.sql(COUNT, m=5).receipt.status == "hit"
+        for each in tmp_path.glob("catalogue.db*"):  # as its operator would
+            each.unlink()
+        cache.sql(COUNT, m=7)
+        assert cache.board.recorder.flush()
+        assert cache.board.recorder.dropped == 0
+    with open_catalogue(f"sqlite:///{path}") as catalogue:
+        assert len(listed(catalogue)) == 2  # what was noted since the last good write

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from everfresh.changes.sqlite_history import read_changes
 from everfresh.changes.sqlite_status import examine
 from everfresh.changes.sqlite_tracking import install
 from everfresh.connect.describe import DatabaseSchema, ForeignKey, identity
-from everfresh.engine.proof import Proof
+from everfresh.engine.proof import Proof, writers_clock
 from everfresh.kernel.affinity import ANY
 from everfresh.kernel.affinity_sqlite import literal_number
 from everfresh.kernel.change import Change
@@ -25,6 +26,7 @@ from everfresh.kernel.entry import DROPPED, STALE, Entry, enter_flux
 from everfresh.kernel.freshness import bounded
 from everfresh.kernel.schema import Column, Table
 from everfresh.kernel.sqltext import analyse
+from everfresh.settings import SUSPENDED_TOO
 from everfresh.stores.sqlite import SqliteStore
 from everfresh.stores.sqlite_pool import Shared
 from protocol.recorder import watched
@@ -262,6 +264,20 @@ def test_what_a_look_proves_begins_with_its_start() -> None:
     assert proof.until == 107.0
     assert proof.lag == 5.0
     proof.close()
+
+
+def test_the_clock_of_hits_goes_on_in_suspend_where_other_machines_may_write(url: str) -> None:
+    with everfresh.open(url) as cache:  # whoever writes to this file is suspended with us
+        assert cache.proof.clock is time.monotonic
+        assert cache.board.clock is SUSPENDED_TOO
+
+    class Elsewhere:
+        watch = object()
+
+    assert writers_clock(Elsewhere(), SUSPENDED_TOO) is SUSPENDED_TOO  # type: ignore[arg-type]
+    own: Any = lambda: 1.0  # noqa: E731
+    with everfresh.open(url, clock=own) as cache:
+        assert cache.proof.clock is own
 
 
 def test_a_hit_after_the_bound_is_no_hit_before_a_look(url: str) -> None:

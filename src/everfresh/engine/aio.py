@@ -57,7 +57,7 @@ class AsyncCache:
         self._runner = runner
         self._shortcuts = blocking.statements.shortcuts
         self._touched = blocking.board.store.touched
-        self._proof, self._clock = blocking.proof, blocking.settings.clock
+        self._proof, self._clock = blocking.proof, blocking.proof.clock
 
     @property
     def engine(self) -> Engine:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from sqlalchemy.engine import Engine
 
-from everfresh.catalogue import Catalogue, Recorder, open_catalogue
+from everfresh.catalogue import Catalogue, Recorder
 from everfresh.changes.session import SessionFeed
 from everfresh.engine.board import Board
 from everfresh.engine.durable import Durable
 from everfresh.engine.rows import make_rows, make_shared_rows
+from everfresh.errors import CatalogueError
 from everfresh.kernel.keys import digest
 from everfresh.kernel.ports import Store
 from everfresh.kernel.score import make_policy
@@ -33,11 +35,15 @@ class Backing:
 
     @classmethod
     def open(cls, settings: Settings) -> Backing:
-        """Open both; raises their errors and leaves nothing open then."""
+        """Open both; raises the errors of their URLs and leaves nothing open then.
+
+        A catalogue that cannot be used now is no reason to answer nobody: it is written as soon as
+        it can be.
+        """
         store = None if settings.store is None else _store(settings.store, settings)
         try:
             url = settings.catalogue
-            return cls(settings, store, None if url is None else open_catalogue(url))
+            return cls(settings, store, None if url is None else _catalogue(url))
         except BaseException:
             if store is not None:
                 store.close()
@@ -53,6 +59,12 @@ class Backing:
         if self.store is not None:
             self.durable = Durable(self.store, feed, clock)
         return self.durable
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """Say what cannot be used now, and why."""
+        parts = (("store", self.durable), ("catalogue", self.recorder))
+        return tuple(f"{name}: {p.failure}" for name, p in parts if p is not None and p.failure)
 
     def flush(self) -> None:
         """Write what waits to be written, and the hits of what is kept."""
@@ -71,6 +83,13 @@ class Backing:
             self.durable.close()
         elif self.store is not None:
             self.store.close()
+
+
+def _catalogue(url: str) -> Catalogue:
+    catalogue = Catalogue(url)
+    with suppress(CatalogueError):  # the recorder, which asks again and again, says so
+        catalogue.check()
+    return catalogue
 
 
 def _store(url: str, settings: Settings) -> Store:

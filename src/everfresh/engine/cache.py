@@ -19,7 +19,7 @@ from everfresh.engine.board import Board
 from everfresh.engine.fills import Fills
 from everfresh.engine.functions import Cached, FunctionOptions, wrap
 from everfresh.engine.lineage import current
-from everfresh.engine.proof import Proof
+from everfresh.engine.proof import Proof, writers_clock
 from everfresh.engine.reader import Reader
 from everfresh.engine.rows import Rows
 from everfresh.engine.statements import Statements
@@ -61,10 +61,15 @@ class Cache:
         )
         clock = self.settings.clock
         self.board = Board(store, self.feed.mark, clock)
-        self.proof = Proof(self.feed, clock, self.freshness, self.settings.poll_interval)
+        self.proof = Proof(
+            self.feed,
+            writers_clock(self.feed, clock),
+            self.freshness,
+            self.settings.poll_interval,
+        )
         self.fills = Fills(self.board, self.proof)
         self.reader = Reader(engine, self.feed, self.settings.plans)
-        self._clock = clock
+        self._clock = self.proof.clock
         self.fills.durable = self._backing.attach(engine, self.feed, self.board)
         self.statements = Statements(
             self.feed, self.fills, self.reader, self.settings, self.freshness
@@ -232,7 +237,7 @@ class Cache:
 
     def stats(self) -> Stats:
         """Return the figures since the cache was opened."""
-        return replace(self.board.stats(), lag=self.proof.lag)
+        return replace(self.board.stats(), lag=self.proof.lag, troubles=self._backing.troubles)
 
     def entries(self) -> list[Entry]:
         """Return what is kept now."""

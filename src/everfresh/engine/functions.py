@@ -117,7 +117,7 @@ def _name_of(function: Any) -> str:
 
 def _wrapper(calls: Calls) -> Callable[..., Any]:
     shortcuts, touched, slow = calls.shortcuts, calls.fills.board.store.touched, calls.call
-    proof, clock = calls.proof, calls.fills.board.clock
+    proof, clock = calls.proof, calls.proof.clock
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -139,7 +139,7 @@ def _wrapper(calls: Calls) -> Callable[..., Any]:
 
 def _async_wrapper(calls: Calls) -> Callable[..., Any]:
     shortcuts, touched, slow = calls.shortcuts, calls.fills.board.store.touched, calls.call_async
-    proof, clock = calls.proof, calls.fills.board.clock
+    proof, clock = calls.proof, calls.proof.clock
 
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:

@@ -9,6 +9,7 @@ the hit path"), so every hit compares the clock with ``until``.
 from __future__ import annotations
 
 import os
+import time
 import weakref
 from collections.abc import Iterable
 from contextlib import suppress
@@ -16,23 +17,36 @@ from math import inf
 from threading import Event, Thread
 
 from everfresh.changes.session import SessionFeed
+from everfresh.changes.sqlite_watch import SqliteWatch
 from everfresh.errors import EverfreshError
 from everfresh.kernel.entry import Entry
 from everfresh.kernel.freshness import Freshness
 from everfresh.kernel.plan import Source
 from everfresh.kernel.ports import Clock
+from everfresh.settings import SUSPENDED_TOO
 
-__all__ = ["HISTORY", "Proof"]
+__all__ = ["HISTORY", "Proof", "writers_clock"]
 
 HISTORY = 100_000  # rows of the change table that stay; what was read before is unproven
 _TIDY = 60.0  # seconds between two prunings
 _MEANS = {"tracked": "session feed, change table", "watched": "session feed, data_version"}
 
 
+def writers_clock(feed: SessionFeed, clock: Clock) -> Clock:
+    """Return the clock that hits compare with the last look at the other writers.
+
+    Whoever writes to a SQLite file runs on this machine and is suspended with it, so time that
+    passed meanwhile has heard no commit: there the monotonic clock is as right as one that goes
+    on, and costs a hit a third of it. A clock that was chosen by hand is left alone.
+    """
+    here = isinstance(feed.watch, SqliteWatch)
+    return time.monotonic if here and clock is SUSPENDED_TOO else clock
+
+
 class Proof:
     """Know how old the last good look at the other writers is, and look again.
 
-    ``until`` is what hits compare with the clock, in its seconds: None where nobody else can
+    ``until`` is what hits compare with ``clock``, in its seconds: None where nobody else can
     write unheard, or where the cache's freshness does not ask for it.
     """
 
@@ -42,7 +56,7 @@ class Proof:
         self.freshness = freshness
         self.looks = 0
         self._feed = feed
-        self._clock = clock
+        self.clock = clock
         self._interval = interval
         self._last = -inf
         self._tidied = clock()
@@ -56,7 +70,7 @@ class Proof:
 
     def confirm(self) -> bool:
         """Hear everything that was committed before now; return whether that is certain."""
-        started = self._clock()
+        started = self.clock()
         self.looks += 1
         if not self._feed.poll():
             return False
@@ -77,7 +91,7 @@ class Proof:
         for source in sources:
             if source.table is not None and not watch.covers(source.table):
                 return f"other writers of {source.table} are not heard: its file is attached"
-        if freshness.mode == "bounded" and self._clock() < self._last + freshness.seconds:
+        if freshness.mode == "bounded" and self.clock() < self._last + freshness.seconds:
             return None
         if self._process != os.getpid():  # a forked child has none of its parent's threads
             self._process = os.getpid()
@@ -87,7 +101,7 @@ class Proof:
     @property
     def lag(self) -> float | None:
         """Seconds since the start of the last good look, None where none is needed."""
-        return None if self._feed.watch is None else self._clock() - self._last
+        return None if self._feed.watch is None else self.clock() - self._last
 
     def means(self, entry: Entry) -> str:
         """Say in a few words what proves that this entry is true."""
@@ -98,7 +112,7 @@ class Proof:
 
     def tidy(self) -> None:
         """Prune the change table now and then, so that it does not grow for ever."""
-        now, watch = self._clock(), self._feed.watch
+        now, watch = self.clock(), self._feed.watch
         if watch is None or watch.mode != "tracked" or now < self._tidied + _TIDY:
             return
         self._tidied = now

@@ -48,7 +48,8 @@ class Stats:
     ``recalled`` counts answers found in the store beyond memory, ``cutoffs`` those that were kept
     because their parts came out the same, ``voided`` computations whose
     source changed meanwhile, ``joined`` callers that shared the computation of another.
-    ``lag`` is how many seconds ago other writers were last heard, None where there are none.
+    ``lag`` is how many seconds ago other writers were last heard, None where there are none;
+    ``troubles`` says which parts of the cache cannot be used now, and why.
     """
 
     entries: int
@@ -68,6 +69,7 @@ class Stats:
     seconds_saved: float
     hit_ratio: float
     lag: float | None = None
+    troubles: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, ready for JSON."""
