@@ -7,6 +7,7 @@
     │   ├── UnknownURLError                  no part is registered for this URL
     │   └── MissingExtraError (ImportError)  an optional dependency is not installed
     ├── DatabaseNotFoundError (FileNotFoundError)
+    ├── ConnectionFailedError (ConnectionError)  a server cannot be reached, or failed to answer
     ├── ClosedError (RuntimeError)           the cache was closed
     ├── UnkeyableError (TypeError)           a value has no canonical form for a key
     ├── StatementError (ValueError)          a statement cannot be run as it stands
@@ -32,6 +33,7 @@ __all__ = [
     "ClosedError",
     "CodecError",
     "ConfigurationError",
+    "ConnectionFailedError",
     "DatabaseNotFoundError",
     "EverfreshError",
     "MissingExtraError",
@@ -69,6 +71,10 @@ class MissingExtraError(ConfigurationError, ImportError):
 
 class DatabaseNotFoundError(EverfreshError, FileNotFoundError):
     """The database file named by a URL does not exist."""
+
+
+class ConnectionFailedError(EverfreshError, ConnectionError):
+    """A server cannot be reached, did not answer in time, or refused what it was asked."""
 
 
 class ClosedError(EverfreshError, RuntimeError):

@@ -288,7 +288,7 @@ def test_track_says_what_it_will_do_before_it_does_it(url):
     assert doctor["other writers"]["state"] == "ok"
     assert data_of("track", "remove", url)["history"] is None
     memory = everfresh("track", "status", "sqlite://")
-    assert (memory.returncode, "only a SQLite file" in memory.stderr) == (1, True)
+    assert (memory.returncode, "no other writers" in memory.stderr) == (1, True)
 
 
 def test_gc_prunes_what_is_over(kept, url, tmp_path):

@@ -63,7 +63,9 @@ def test_looking_at_the_file_never_blocks_the_event_loop(both):
         async with everfresh.open_async(both, freshness="strict") as cache:
             await cache.sql(COUNT, m=6)
             looked, poll = [], cache.blocking.feed.poll
-            cache.blocking.feed.poll = lambda: looked.append(threading.get_ident()) or poll()
+            cache.blocking.feed.poll = lambda *age: (
+                looked.append(threading.get_ident()) or poll(*age)
+            )
             await cache.sql(COUNT, m=6)
             assert looked
             assert threading.get_ident() not in looked

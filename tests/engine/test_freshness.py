@@ -266,7 +266,7 @@ def test_what_is_no_rule_is_refused(path):
             make(0)
     with (
         everfresh.open("sqlite://") as cache,
-        pytest.raises(ConfigurationError, match="only a SQLite file"),
+        pytest.raises(ConfigurationError, match="no other writers"),
     ):
         cache.track()
 

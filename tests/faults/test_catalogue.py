@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 
 import pytest
 import sqlalchemy as sa
@@ -27,6 +27,7 @@ from everfresh.catalogue import (
 from everfresh.catalogue.schema import HEAD, migrate
 from everfresh.errors import CatalogueError, CatalogueUnavailableError
 from everfresh.kernel.entry import Entry
+from everfresh.testing.relay import Relay
 
 SLOW = Pace(interval=3600, batch=10**9, bound=100)
 
@@ -288,64 +289,11 @@ def test_a_killed_writer_leaves_whole_batches(url):
 # a server -----------------------------------------------------------------------
 
 
-class Relay:
-    """A port before the server that can be cut and mended."""
-
-    def __init__(self, port):
-        self.target, self.cut, self.pairs = port, False, []
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def accept(self):
-        while True:
-            try:
-                client, _ = self.listener.accept()
-            except OSError:
-                return
-            if self.cut:
-                client.close()
-                continue
-            server = socket.create_connection(("127.0.0.1", self.target))
-            self.pairs.append((client, server))
-            for one, other in ((client, server), (server, client)):
-                threading.Thread(target=self.pump, args=(one, other), daemon=True).start()
-
-    def pump(self, source, sink):
-        try:
-            while data := source.recv(65536):
-                sink.sendall(data)
-        except OSError:
-            pass
-        finally:
-            for end in (source, sink):
-                shut(end)
-
-    def sever(self):
-        self.cut = True
-        for pair in self.pairs:
-            for end in pair:
-                shut(end)
-
-    def close(self):
-        self.sever()
-        self.listener.close()
-
-
-def shut(end):
-    with suppress(OSError):
-        end.shutdown(socket.SHUT_RDWR)
-    end.close()
-
-
 @contextmanager
 def relayed(url):
     parsed = sa.engine.make_url(url)
-    relay = Relay(parsed.port)
-    try:
+    with Relay(parsed.host, parsed.port) as relay:
         yield relay, parsed.set(port=relay.port)
-    finally:
-        relay.close()
 
 
 def test_a_server_that_goes_and_comes_back(postgres):
@@ -354,12 +302,12 @@ def test_a_server_that_goes_and_comes_back(postgres):
         recorder = Recorder(catalogue, pace=SLOW)
         note(recorder, "before")
         assert recorder.flush()
-        relay.sever()
+        relay.cut()
         note(recorder, "meanwhile")
         assert not recorder.flush()
         with pytest.raises(CatalogueUnavailableError):
             totals(catalogue)
-        relay.cut = False
+        relay.mend()
         note(recorder, "after")
         assert recorder.flush()
         assert sorted(row.key for row in listed(catalogue)) == ["after", "before", "meanwhile"]

@@ -253,10 +253,14 @@ def test_what_a_look_proves_begins_with_its_start() -> None:
     """What others commit during a slow look may not be in what it heard."""
     now = [100.0]
 
-    class Feed:
-        watch = object()
+    class Watch:
+        def wait(self, stop: threading.Event, interval: float, bound: float) -> bool:
+            return stop.wait(interval)
 
-        def poll(self) -> bool:
+    class Feed:
+        watch = Watch()
+
+        def poll(self, definitions: float = 0.0) -> bool:
             now[0] += 5
             return True
 

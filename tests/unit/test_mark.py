@@ -1,9 +1,12 @@
 """Marks in a database's own history: what a late change may and may not touch."""
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from everfresh.kernel.change import Change
 from everfresh.kernel.entry import FRESH, STALE, Entry
 from everfresh.kernel.ledger import Fill, Ledger
-from everfresh.kernel.mark import HistoryMark, meet
+from everfresh.kernel.mark import HistoryMark, SnapshotMark, meet
 from everfresh.kernel.plan import TableSource
 
 
@@ -65,3 +68,24 @@ def test_a_reader_of_its_own_sources_has_no_mark_from_its_parts_alone():
 
 def test_marks_of_two_histories_have_nothing_in_common():
     assert meet(HistoryMark("outbox", "a", 7), HistoryMark("outbox", "b", 7)) is None
+
+
+def test_a_snapshot_of_another_history_includes_nothing():
+    mark = SnapshotMark("outbox", "one", 5, 9, frozenset({6}))
+    assert mark.includes(Change("t", history="one", sequence=7))
+    assert not mark.includes(Change("t", history="two", sequence=7))
+    assert not mark.includes(Change("t", history="one", sequence=6))
+
+
+@given(st.data())
+def test_the_meet_of_snapshots_sees_what_both_see(data):
+    def snapshot():
+        xmax = data.draw(st.integers(1, 20))
+        running = data.draw(st.frozensets(st.integers(1, xmax - 1) if xmax > 1 else st.nothing()))
+        return SnapshotMark("outbox", "h", min(running, default=xmax), xmax, running)
+
+    one, other = snapshot(), snapshot()
+    both = meet(one, other)
+    for number in range(1, 22):
+        assert both.sees(number) == (one.sees(number) and other.sees(number))
+    assert SnapshotMark.parse("outbox", "h", str(both)) == both

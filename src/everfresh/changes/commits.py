@@ -11,8 +11,9 @@ from sqlalchemy.engine import Engine
 from everfresh.changes.outcome import Resolver, Unresolved
 from everfresh.changes.pending import Pending
 from everfresh.changes.publisher import Flux, Publisher
-from everfresh.changes.sqlite_bracket import Bracket, Ticket
+from everfresh.changes.sqlite_bracket import Ticket
 from everfresh.changes.statements import Statement
+from everfresh.changes.watching import Watch
 from everfresh.changes.wrap import Call
 from everfresh.kernel.change import Change
 
@@ -24,8 +25,9 @@ Outcome = Literal["open", "aborted", "unknown"]
 class Commits:
     """Raise flux before a driver's commit and lower it only on a known outcome."""
 
-    def __init__(self, engine: Engine, publisher: Publisher, bracket: Bracket | None) -> None:
-        self._bracket = bracket  # where commits of others are watched: these are ours
+    def __init__(self, engine: Engine, publisher: Publisher, watch: Watch | None) -> None:
+        self._watch = watch
+        self._bracket = None if watch is None else watch.bracket  # tells ours from others'
         self._dialect: Any = engine.dialect
         self._publisher = publisher
         self._resolver = Resolver(engine, self._settle)
@@ -46,13 +48,14 @@ class Commits:
             return
         flux = self._publisher.begin(changes)
         try:
+            pending.tell()
             with self._committing(pending):
                 run()
         except BaseException as error:
             self._failed(error, flux, pending)
             raise
         committed = surely or not pending.in_transaction()
-        self._publisher.end(flux, committed=committed, changes=changes)
+        self._end(flux, changes, committed=committed)
         if surely or committed:
             pending.ended()
 
@@ -82,7 +85,7 @@ class Commits:
             self._publisher.end(flux, committed=False)  # the driver began one after all
             return
         if flux is not None:
-            self._publisher.end(flux, committed=True, changes=pending.changes())
+            self._end(flux, pending.changes())
         pending.ended()
         if statement.several and pending.in_transaction():
             pending.suspect()  # what stands behind a COMMIT in the text is open
@@ -115,7 +118,7 @@ class Commits:
         flux, changes, ticket = self._unfinished.pop(id(pending))
         if self._bracket is not None:
             self._bracket.finish(ticket)
-        self._publisher.end(flux, committed=True, changes=changes)
+        self._end(flux, changes)
         pending.ended()
 
     def prepare(self, run: Callable[[], None], pending: Pending, gid: str) -> None:
@@ -123,6 +126,7 @@ class Commits:
         changes = pending.changes()
         flux = self._publisher.begin(changes)
         try:
+            pending.tell()
             run()
         except BaseException as error:
             if self._outcome(error, pending) == "unknown":
@@ -145,7 +149,13 @@ class Commits:
             # Whatever the error says: once the server does not list it any more, it is over.
             self._resolver.add(Unresolved(flux, gid=gid))
             raise
-        self._publisher.end(flux, committed=committed)
+        self._end(flux, flux.changes, committed=committed)
+
+    def _end(self, flux: Flux, changes: Sequence[Change], *, committed: bool = True) -> None:
+        """Lift a flux; where the database itself tells what was changed, what is left is told."""
+        if committed and self._watch is not None:
+            changes = self._watch.told(changes)
+        self._publisher.end(flux, committed=committed, changes=changes)
 
     def _committing(self, pending: Pending) -> AbstractContextManager[None]:
         return nullcontext() if self._bracket is None else self._bracket.committing(pending.raw)

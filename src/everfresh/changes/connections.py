@@ -9,8 +9,10 @@ from sqlalchemy.engine import Engine
 
 from everfresh.changes.pending import Pending
 from everfresh.changes.postgres_pending import PostgresPending, SharedSchema
+from everfresh.changes.postgres_watch import PostgresWatch
 from everfresh.changes.psycopg_raw import unwatch
 from everfresh.changes.sqlite_pending import SqlitePending
+from everfresh.changes.watching import Watch
 
 __all__ = ["Connections"]
 
@@ -18,10 +20,13 @@ __all__ = ["Connections"]
 class Connections:
     """Map DBAPI connections to what they have written; they cannot be referred to weakly."""
 
-    def __init__(self, engine: Engine, shared: SharedSchema, row_limit: int) -> None:
+    def __init__(
+        self, engine: Engine, shared: SharedSchema, row_limit: int, watch: Watch | None
+    ) -> None:
         self._engine = engine
         self._shared = shared
         self._row_limit = row_limit
+        self._others = watch if isinstance(watch, PostgresWatch) else None
         self._by_id: dict[int, Pending] = {}
         self.watch: Callable[[Any], None] = lambda raw: None
 
@@ -63,4 +68,4 @@ class Connections:
     def _make(self, raw: Any) -> Pending:
         if self._engine.dialect.name == "sqlite":
             return SqlitePending(raw, self._row_limit)
-        return PostgresPending(raw, self._shared)
+        return PostgresPending(raw, self._shared, self._others)

@@ -7,6 +7,7 @@ from typing import Any
 
 from everfresh.changes.closure import reach
 from everfresh.changes.pending import as_changes
+from everfresh.changes.postgres_watch import PostgresWatch
 from everfresh.changes.statements import Statement
 from everfresh.connect.describe import DatabaseSchema, describe_with
 from everfresh.kernel.change import Change
@@ -60,9 +61,10 @@ class SharedSchema:
 class PostgresPending:
     """Follow the transactions of one PostgreSQL connection."""
 
-    def __init__(self, raw: Any, shared: SharedSchema) -> None:
+    def __init__(self, raw: Any, shared: SharedSchema, others: PostgresWatch | None = None) -> None:
         self.raw = raw
         self._shared = shared
+        self._others = others
         self._statements: dict[Statement, None] = {}
         self._anything = False
         self.pid = _backend_pid(raw)
@@ -156,7 +158,7 @@ class PostgresPending:
         names: set[str | None] = set()
         for statement in self._statements:
             reached = self._reach(schema, statement)
-            names |= {None} if reached is None else reached
+            names |= self._anywhere() if reached is None else reached
         return as_changes(names)
 
     def ended(self) -> None:
@@ -166,7 +168,21 @@ class PostgresPending:
         self._anything = self.direct = False
         self._statements.clear()
 
+    def tell(self) -> None:
+        """Let the open transaction, about to be committed, be known as ours by its id."""
+        if self._others is None or self._others.mode != "watched" or not self.in_transaction():
+            return
+        if _status(self.raw) != _IN_ERROR:
+            for (number,) in self._rows("SELECT pg_current_xact_id_if_assigned()::text"):
+                if number is not None:
+                    self._others.own(int(number))
+
     # -- closure
+
+    def _anywhere(self) -> frozenset[str | None]:
+        """Return what code of the user's may write to: all tables, if every write is logged."""
+        tables = None if self._others is None else self._others.tables()
+        return frozenset({None} if tables is None else tables)
 
     def _reach(self, schema: DatabaseSchema, statement: Statement) -> frozenset[str] | None:
         if statement.selects:

@@ -18,14 +18,16 @@ from everfresh.changes.commits import Commits
 from everfresh.changes.connections import Connections
 from everfresh.changes.pending import Pending
 from everfresh.changes.postgres_pending import SharedSchema
+from everfresh.changes.postgres_watch import PostgresWatch
 from everfresh.changes.publisher import Publisher, SessionMark
-from everfresh.changes.sqlite_watch import Mode, watch
 from everfresh.changes.statements import Statement, Statements
+from everfresh.changes.watching import Mode
 from everfresh.changes.wrap import Call, Wrapping
+from everfresh.changes.writers import watch
 from everfresh.connect.description import DatabaseSchema
 from everfresh.errors import ConfigurationError
 from everfresh.kernel.change import Change
-from everfresh.kernel.mark import HistoryMark
+from everfresh.kernel.mark import SeenMark
 from everfresh.kernel.ports import Listener
 from everfresh.kernel.sqltext import classify
 
@@ -63,10 +65,9 @@ class SessionFeed:
         self.session: Settings | None = None  # that the answers are made with; None before any is
         self._shared = SharedSchema(self._schema_changed)
         self._statements = Statements(classify, engine.dialect.name, _KNOWN_STATEMENTS)
-        self._connections = Connections(engine, self._shared, row_limit)
         self.watch = watch(engine, self._publisher, row_limit)
-        bracket = None if self.watch is None else self.watch.bracket
-        self._commits = Commits(engine, self._publisher, bracket)
+        self._connections = Connections(engine, self._shared, row_limit, self.watch)
+        self._commits = Commits(engine, self._publisher, self.watch)
         self._wrapping = Wrapping(engine.dialect, self)
         self._connections.watch = self._wrapping.watch_driver
         self._listen(event.listen)
@@ -101,11 +102,15 @@ class SessionFeed:
         """How commits of other connections and processes are heard."""
         return "none" if self.watch is None else self.watch.mode
 
-    def poll(self) -> bool:
-        """Report what others committed before now; return whether that is certain."""
-        return self.watch is None or self.watch.poll()
+    def poll(self, definitions: float = 0.0) -> bool:
+        """Report what others committed before now; return whether that is certain.
 
-    def history_mark(self, dbapi_connection: object) -> HistoryMark | None:
+        What tables and grants are is looked at too, if that was longer than ``definitions`` seconds
+        ago.
+        """
+        return self.watch is None or self.watch.poll(definitions)
+
+    def history_mark(self, dbapi_connection: object) -> SeenMark | None:
         """Return how much of the database's own history this DBAPI connection sees.
 
         None where none is kept, and in a transaction that has written.
@@ -115,7 +120,12 @@ class SessionFeed:
             return None
         return self.watch.mark(raw)
 
-    def since(self, mark: HistoryMark) -> Sequence[Change] | None:
+    def understood(self, snapshot: str, timeline: str) -> SeenMark | None:
+        """Return the mark of a PostgreSQL snapshot, None if it is of a server not heard here."""
+        watch = self.watch
+        return watch.understood(snapshot, timeline) if isinstance(watch, PostgresWatch) else None
+
+    def since(self, mark: SeenMark) -> Sequence[Change] | None:
         """Return all changes after the mark up to now, None if that cannot be told."""
         return None if self.watch is None else self.watch.since(mark)
 
@@ -209,8 +219,9 @@ class SessionFeed:
         run()
         if pending is not None:
             self._commits.settle(pending, final=True)
-            self._commits.report_foreign(pending)
+            direct = pending.direct  # if it wrote behind our back, that is told at check-in
             pending.ended()
+            pending.direct = direct
 
     def prepare(self, run: Callable[[], None], raw: Any, gid: str) -> None:
         """Run the first phase of a two-phase commit."""

@@ -202,6 +202,9 @@ class SqlitePending:
             return [Change(None)]
         return as_changes(self._coarse, self._log.changes())
 
+    def tell(self) -> None:
+        """Do nothing: the bracket around the commit tells."""
+
     def ended(self) -> None:
         """Forget what was pending, and put the triggers in place that were missing."""
         self._log.clear()

@@ -11,6 +11,7 @@ from typing import Any
 
 from everfresh.changes.sqlite_shape import OWN, Shape, read_shapes
 from everfresh.changes.sqlite_triggers import CHANGES, triggers
+from everfresh.changes.watching import Tracking
 from everfresh.connect.description import Query
 
 __all__ = [
@@ -21,7 +22,6 @@ __all__ = [
     "META",
     "Installed",
     "Mapped",
-    "Tracking",
     "as_tracking",
     "examine",
 ]
@@ -38,25 +38,6 @@ KEEPER = (
 
 AUTOINCREMENT would see to that too, for half as much again as a single-row commit costs.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Tracking:
-    """Tell what is tracked in a SQLite file; tables by canonical name (``"main.flights"``).
-
-    ``history`` is None when nothing is installed. ``untracked`` says of each other table why, and
-    ``outdated`` lists those of them whose triggers are missing or made for another schema.
-    ``rows`` is the length of the history, ``oldest`` and ``newest`` its first and last sequence.
-    """
-
-    history: str | None
-    tracked: tuple[str, ...]
-    untracked: Mapping[str, str]
-    outdated: tuple[str, ...] = ()
-    rows: int = 0
-    oldest: int = 0
-    newest: int = 0
-    schema_version: int = 0
 
 
 @dataclass(frozen=True, slots=True)

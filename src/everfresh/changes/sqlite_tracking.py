@@ -28,14 +28,14 @@ from everfresh.changes.sqlite_status import (
     KEEPER,
     META,
     Installed,
-    Tracking,
     as_tracking,
     examine,
 )
 from everfresh.changes.sqlite_triggers import CHANGES, WHOLE, triggers
+from everfresh.changes.watching import Tracking
 from everfresh.errors import ConfigurationError
 
-__all__ = ["Tracking", "announce", "heal", "install", "plan", "prune", "remove", "status"]
+__all__ = ["announce", "heal", "install", "plan", "prune", "remove", "status"]
 
 _SECONDS_A_DAY = 86_400.0
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy.engine import Engine
 
@@ -26,15 +26,14 @@ from everfresh.changes.publisher import Publisher
 from everfresh.changes.sqlite_bracket import Bracket
 from everfresh.changes.sqlite_history import MARK, highest, read_changes, stamp
 from everfresh.changes.sqlite_monitor import Monitor, connect, named_file, passing, unwatched
-from everfresh.changes.sqlite_status import Mapped, Tracking, examine
+from everfresh.changes.sqlite_status import Mapped, examine
+from everfresh.changes.watching import FEED, Mode, Tracking
 from everfresh.errors import ConfigurationError, EverfreshError
 from everfresh.kernel.change import Change
-from everfresh.kernel.mark import HistoryMark
+from everfresh.kernel.mark import HistoryMark, SeenMark
 
-__all__ = ["FEED", "Mode", "SqliteWatch", "watch"]
+__all__ = ["SqliteWatch", "watch"]
 
-FEED = "outbox"
-Mode = Literal["tracked", "watched", "none"]
 _PATIENCE = 0.05  # seconds a poll waits for a commit of ours that is under way
 _watches: weakref.WeakSet[SqliteWatch] = weakref.WeakSet()
 _held: list[SqliteWatch] = []  # over a fork: their pollers stand still, and hold no lock
@@ -112,6 +111,11 @@ class SqliteWatch:
         known = self._known
         return frozenset() if known is None else known.untracked
 
+    @property
+    def means(self) -> str:
+        """What proves an answer, in a few words."""
+        return "change table" if self.mode == "tracked" else "data_version"
+
     def covers(self, table: str) -> bool:
         """Whether others' commits to this table are heard: those of attached files are not.
 
@@ -121,8 +125,10 @@ class SqliteWatch:
 
     # -- polling
 
-    def poll(self) -> bool:
+    def poll(self, definitions: float = 0.0) -> bool:
         """Publish what was committed before now; return whether that is certain.
+
+        The schema is looked at every time: that costs nothing here.
 
         False means that nothing is proven (the file is locked, gone, or a commit of this process
         takes its time): ask again. It recovers by itself.
@@ -168,11 +174,21 @@ class SqliteWatch:
         history = f"{text}.{version}"
         return HistoryMark(FEED, history, int(position), at) if history == known.history else None
 
-    def since(self, mark: HistoryMark) -> Sequence[Change] | None:
+    def told(self, changes: Sequence[Change]) -> Sequence[Change]:
+        """Return these changes: a commit of this process told its rows by itself."""
+        return changes
+
+    def wait(self, stop: threading.Event, interval: float, bound: float) -> bool:
+        """Wait for the interval: nothing in SQLite wakes a reader."""
+        return stop.wait(interval)
+
+    def since(self, mark: SeenMark) -> Sequence[Change] | None:
         """Return all changes after the mark up to now, None if the history does not tell.
 
         Each untracked table counts as changed.
         """
+        if not isinstance(mark, HistoryMark):
+            return None
         try:
             with self._lock:
                 known = self._known
@@ -195,8 +211,9 @@ class SqliteWatch:
 
     # -- tracking, on a connection of its own
 
-    def install(self, tables: Sequence[str] | None = None) -> Tracking:
+    def install(self, tables: Sequence[str] | None = None, readers: Sequence[str] = ()) -> Tracking:
         """Track these tables, or all; see `sqlite_tracking.install`."""
+        _refuse(readers)
         with self._maintenance() as connection:
             return sqlite_tracking.install(connection, tables)
 
@@ -209,6 +226,12 @@ class SqliteWatch:
         """Return what is tracked; see `sqlite_tracking.status`."""
         with self._maintenance() as connection:
             return sqlite_tracking.status(connection)
+
+    def plan(self, tables: Sequence[str] | None = None, readers: Sequence[str] = ()) -> list[str]:
+        """Return the SQL that `install` would run; see `sqlite_tracking.plan`."""
+        _refuse(readers)
+        with self._maintenance() as connection:
+            return sqlite_tracking.plan(connection, tables)
 
     def announce(self, tables: Sequence[str] | None = None) -> list[str]:
         """Tell every process that these tables changed; see `sqlite_tracking.announce`."""
@@ -414,6 +437,11 @@ class SqliteWatch:
         if child:
             self.bracket.renew()
         self._lock.release()
+
+
+def _refuse(readers: Sequence[str]) -> None:
+    if readers:
+        raise ConfigurationError("SQLite has no roles: whoever may open the file may read it")
 
 
 def _before_fork() -> None:

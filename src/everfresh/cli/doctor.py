@@ -120,7 +120,7 @@ def _others(url: str) -> Finding:
     try:
         with watching(url) as watch:
             if watch.mode == "tracked":
-                state: State = "note" if watch.untracked else "ok"
+                state: State = "note" if watch.status().untracked else "ok"
                 return Finding("other writers", state, f"heard row by row: {watch.reason}")
             meaning = f"{watch.reason}; `everfresh track install` lets their rows be heard"
             return Finding("other writers", "note", meaning)

@@ -1,4 +1,4 @@
-"""`everfresh track`: what makes every writer of a SQLite file log its changes."""
+"""`everfresh track`: what makes every writer of a database log its changes."""
 
 from __future__ import annotations
 
@@ -9,26 +9,32 @@ from typing import Annotated
 
 import typer
 
-from everfresh.changes import sqlite_tracking
 from everfresh.changes.publisher import Publisher
-from everfresh.changes.sqlite_monitor import connect
-from everfresh.changes.sqlite_watch import SqliteWatch, watch
+from everfresh.changes.watching import Tracking, Watch
+from everfresh.changes.writers import watch
 from everfresh.cli.printing import Json, print_json, print_table
 from everfresh.connect.engines import make_engine
 from everfresh.errors import ConfigurationError
 
 __all__ = ["register", "watching"]
 
-Url = Annotated[str, typer.Argument(help="SQLite file, such as sqlite:///flights.db")]
+Url = Annotated[
+    str,
+    typer.Argument(help="Database, such as sqlite:///flights.db or postgresql://user@host/name"),
+]
 Tables = Annotated[
     list[str] | None, typer.Option("--table", "-t", help="Only this table; may be repeated")
+]
+Readers = Annotated[
+    list[str] | None,
+    typer.Option("--reader", help="Role that may read the log too (PostgreSQL); may be repeated"),
 ]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     commands = typer.Typer(
-        help="Make every writer of a SQLite file log its changes.", no_args_is_help=True
+        help="Make every writer of a database log its changes.", no_args_is_help=True
     )
     for command in (install, status, remove):
         commands.command()(command)
@@ -38,18 +44,19 @@ def register(app: typer.Typer) -> None:
 def install(
     url: Url,
     table: Tables = None,
+    reader: Readers = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
     as_json: Json = False,
 ) -> None:
     """Put triggers and a change table into the database, after showing what will be done."""
     with watching(url) as found:
-        steps = _plan(url, table)
+        steps = found.plan(table, reader or ())
         if not as_json:
             for step in steps:
                 typer.echo(f"{step};")
         if steps and not yes:
             typer.confirm(f"Run these {len(steps)} statements?", abort=True, err=True)
-        _print(found.install(table), as_json=as_json)
+        _print(found.install(table, reader or ()), as_json=as_json)
 
 
 def status(url: Url, as_json: Json = False) -> None:
@@ -68,29 +75,22 @@ def remove(url: Url, as_json: Json = False) -> None:
 
 
 @contextmanager
-def watching(url: str) -> Iterator[SqliteWatch]:
-    """Yield a watch of a SQLite file; raises `ConfigurationError` for any other database."""
+def watching(url: str) -> Iterator[Watch]:
+    """Yield a watch of a database; raises `ConfigurationError` where nobody else can write."""
     engine, _ = make_engine(url)
     try:
-        found = watch(engine, Publisher("session"), 1000)
+        found = watch(engine, Publisher("session"))
         if found is None:
-            raise ConfigurationError(f"only a SQLite file can be tracked, not {engine.url!r}")
+            raise ConfigurationError(
+                f"{engine.url!r} is in memory and has no other writers: nothing to track"
+            )
         with closing(found):
             yield found
     finally:
         engine.dispose()
 
 
-def _plan(url: str, tables: list[str] | None) -> list[str]:
-    engine, _ = make_engine(url)
-    try:
-        with closing(connect(engine)) as connection:
-            return sqlite_tracking.plan(connection, tables)
-    finally:
-        engine.dispose()
-
-
-def _print(tracking: sqlite_tracking.Tracking, *, as_json: bool) -> None:
+def _print(tracking: Tracking, *, as_json: bool) -> None:
     if as_json:
         print_json(asdict(tracking))
         return

@@ -29,6 +29,7 @@ __all__ = [
     "describe_with",
     "identity",
     "session",
+    "standing",
     "version",
 ]
 
@@ -79,6 +80,15 @@ def identity(connection: Connection) -> Identity:
 def session(connection: Connection) -> tuple[tuple[str, str], ...]:
     """Return the `Identity.session` of a PostgreSQL connection; takes one statement."""
     return describe_postgres.session(_query(connection))
+
+
+def standing(connection: Connection) -> tuple[tuple[tuple[str, str], ...], str, str]:
+    """Return the `Identity.session` of a PostgreSQL connection, its snapshot and its timeline.
+
+    Takes one statement. The snapshot is written as PostgreSQL does; the timeline is empty on a
+    standby.
+    """
+    return describe_postgres.standing(_query(connection))
 
 
 def version(connection: Connection) -> tuple[int, ...]:

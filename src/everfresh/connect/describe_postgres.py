@@ -5,7 +5,7 @@ from __future__ import annotations
 from everfresh.connect.description import DatabaseSchema, ForeignKey, Query
 from everfresh.kernel.schema import Column, Table, TableKind
 
-__all__ = ["database", "read", "session"]
+__all__ = ["TIMELINE", "database", "read", "session", "standing"]
 
 _RELATIONS = """
 SELECT n.nspname, c.relname, c.relkind::text, c.relpersistence::text,
@@ -85,6 +85,12 @@ _SETTINGS = (
     "current_setting('row_security')",
 )
 
+TIMELINE = (
+    "CASE WHEN pg_is_in_recovery() THEN '' ELSE"
+    " left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) END"
+)
+"""An expression for the timeline of the server that answers, empty on a standby."""
+
 _KINDS: dict[str, TableKind] = {"v": "view", "f": "foreign"}
 _SYSTEM = frozenset({"pg_catalog", "information_schema"})
 
@@ -147,6 +153,13 @@ def session(query: Query) -> tuple[tuple[str, str], ...]:
     """Return the settings of this session that change what statements answer."""
     row = query(f"SELECT {', '.join(f'({setting})::text' for setting in _SETTINGS)}")[0]
     return tuple(zip(_SETTINGS, (str(value) for value in row), strict=True))
+
+
+def standing(query: Query) -> tuple[tuple[tuple[str, str], ...], str, str]:
+    """Return the settings as `session` does, the snapshot and the timeline, with one statement."""
+    asked = [*(f"({setting})::text" for setting in _SETTINGS), "pg_current_snapshot()::text"]
+    *values, snapshot, timeline = query(f"SELECT {', '.join(asked)}, {TIMELINE}")[0]
+    return tuple(zip(_SETTINGS, map(str, values), strict=True)), str(snapshot), str(timeline)
 
 
 def _kind(schema: str, kind: str, persistence: str) -> TableKind:

@@ -16,7 +16,7 @@ from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from sqlalchemy.engine import Engine
 
-from everfresh.changes.sqlite_tracking import Tracking
+from everfresh.changes.watching import Tracking
 from everfresh.engine.audit import Audit
 from everfresh.engine.cache import Cache
 from everfresh.engine.functions import Cached, FunctionOptions, wrap
@@ -172,7 +172,7 @@ class AsyncCache:
         return AsyncView(self, _blocking_of(connection), ttl, rule)
 
     async def track(self, tables: Sequence[str] | None = None) -> Tracking:
-        """Make every writer of this SQLite file log what it changes; as `Cache.track`."""
+        """Make every writer of this database log what it changes; as `Cache.track`."""
         return await asyncio.to_thread(self.blocking.track, tables)
 
     async def untrack(self) -> Tracking:

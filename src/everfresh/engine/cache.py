@@ -10,8 +10,7 @@ from typing import Any, ParamSpec, Self, TypeVar, overload
 from sqlalchemy.engine import Engine
 
 from everfresh.changes.session import SessionFeed
-from everfresh.changes.sqlite_tracking import Tracking
-from everfresh.changes.sqlite_watch import SqliteWatch
+from everfresh.changes.watching import Tracking, Watch
 from everfresh.engine import audit as auditing
 from everfresh.engine import why as explaining
 from everfresh.engine.backing import Backing
@@ -179,11 +178,12 @@ class Cache:
         return View(self.statements, connection, ttl, rule)
 
     def track(self, tables: Sequence[str] | None = None) -> Tracking:
-        """Make every writer of this SQLite file log what it changes; return what is tracked.
+        """Make every writer of this database log what it changes; return what is tracked.
 
-        Puts triggers and one change table into the database, for these tables or all: then commits
-        of other processes are heard row by row, and kept answers can be proven after a restart.
-        Raises `ConfigurationError` where there is no file.
+        Puts triggers and one change table into it, for these tables or all: then commits of other
+        processes are heard row by row, and kept answers can be proven after a restart. The SQL is
+        shown by ``everfresh track install``. Raises `ConfigurationError` for a table that cannot
+        be tracked, a role that may not do it, and a database that nobody else can write to.
         """
         return self._watch().install(tables)
 
@@ -195,12 +195,12 @@ class Cache:
         """Return what is tracked, what is not, and why."""
         return self._watch().status()
 
-    def _watch(self) -> SqliteWatch:
+    def _watch(self) -> Watch:
         self.board.check_open()
         if self.feed.watch is None:
             raise ConfigurationError(
-                "only a SQLite file can be tracked: this database has no other writers, or is not "
-                "one"
+                "this database is in memory and has no other writers: only a SQLite file or a "
+                "PostgreSQL database can be tracked"
             )
         return self.feed.watch
 

@@ -21,7 +21,7 @@ from everfresh.errors import EverfreshError
 from everfresh.kernel.entry import UNPROVEN, Entry, Part
 from everfresh.kernel.ledger import Fill
 from everfresh.stores.choice import ChoosingCodec
-from everfresh.stores.sqlite_rows import digest_of as digest_of_bytes
+from everfresh.stores.packing import digest_of as digest_of_bytes
 
 __all__ = ["UNCHANGED", "digest_of", "parts_of", "recalled", "unchanged", "unchanged_async"]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from math import inf
 from threading import Event, Thread
@@ -29,7 +29,6 @@ __all__ = ["HISTORY", "Proof", "writers_clock"]
 
 HISTORY = 100_000  # rows of the change table that stay; what was read before is unproven
 _TIDY = 60.0  # seconds between two prunings
-_MEANS = {"tracked": "session feed, change table", "watched": "session feed, data_version"}
 
 
 def writers_clock(feed: SessionFeed, clock: Clock) -> Clock:
@@ -68,11 +67,15 @@ class Proof:
             self.confirm()
         self._start()
 
-    def confirm(self) -> bool:
-        """Hear everything that was committed before now; return whether that is certain."""
+    def confirm(self, definitions: float = 0.0) -> bool:
+        """Hear everything that was committed before now; return whether that is certain.
+
+        What tables and grants are is looked at too, if that was longer than ``definitions`` seconds
+        ago.
+        """
         started = self.clock()
         self.looks += 1
-        if not self._feed.poll():
+        if not self._feed.poll(definitions):
             return False
         self._last = max(self._last, started)
         if self.until is not None and self.freshness.mode == "bounded":
@@ -108,7 +111,9 @@ class Proof:
         timed = self.freshness.mode == "ttl" and self._feed.watch is not None
         if timed or not entry.sources:
             return "not proven by a feed"
-        return _MEANS.get(self._feed.mode, "session feed")
+        watch = self._feed.watch
+        known = watch is not None and watch.mode != "none"
+        return f"session feed, {watch.means}" if watch is not None and known else "session feed"
 
     def tidy(self) -> None:
         """Prune the change table now and then, so that it does not grow for ever."""
@@ -119,6 +124,14 @@ class Proof:
         with suppress(EverfreshError):  # a writer is busy: the next time
             watch.prune(HISTORY)
 
+    @property
+    def pause(self) -> Callable[[Event], bool]:
+        """Return what waits until the next look is due, and holds nothing of this object."""
+        watch, interval, bound = self._feed.watch, self._interval, self.freshness.seconds
+        if watch is None:
+            return lambda stop: stop.wait(interval)
+        return lambda stop: watch.wait(stop, interval, bound)
+
     def close(self) -> None:
         """Stop looking."""
         self._stop.set()
@@ -128,7 +141,7 @@ class Proof:
             return
         thread = Thread(
             target=_look,
-            args=(weakref.ref(self), self._stop, self._interval),
+            args=(weakref.ref(self), self._stop),
             name="everfresh-watch",
             daemon=True,
         )
@@ -136,11 +149,12 @@ class Proof:
             thread.start()
 
 
-def _look(reference: weakref.ref[Proof], stop: Event, interval: float) -> None:
-    while not stop.wait(interval):
-        proof = reference()
-        if proof is None:
+def _look(reference: weakref.ref[Proof], stop: Event) -> None:
+    while (proof := reference()) is not None:
+        wait = proof.pause
+        del proof  # while it waits, the cache may be dropped
+        if wait(stop):
             return
-        proof.confirm()
-        proof.tidy()
-        del proof
+        if (proof := reference()) is not None:
+            proof.confirm(proof.freshness.seconds / 2)
+            proof.tidy()

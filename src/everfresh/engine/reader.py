@@ -17,7 +17,7 @@ from sqlalchemy.pool import Pool, StaticPool
 from sqlalchemy.sql.elements import TextClause
 
 from everfresh.changes.session import SessionFeed
-from everfresh.connect.describe import DatabaseSchema, Identity, describe, identity, session
+from everfresh.connect.describe import DatabaseSchema, Identity, describe, identity, standing
 from everfresh.engine.lineage import current
 from everfresh.engine.rows import Rows, make_rows
 from everfresh.errors import ConfigurationError, StatementError
@@ -195,7 +195,7 @@ class Reader:
     ) -> Rows:
         if self._is_postgres:
             connection = connection.execution_options(isolation_level="AUTOCOMMIT")
-            self._check_session(connection, prepared)
+            self._stand(connection, prepared)
             return self.run(connection, prepared, parameters)
         collector = current()
         before = self._own_writes(connection)
@@ -247,17 +247,22 @@ class Reader:
             return None
         return pool.recreate()
 
-    def _check_session(self, connection: Connection, prepared: Prepared) -> None:
-        """Do not keep what a session with other settings answers: a SET outlives its checkout.
+    def _stand(self, connection: Connection, prepared: Prepared) -> None:
+        """Note what the next statement will have seen at least; taint what must not be kept.
 
-        Asked every time: functions and raw cursors change settings too, which nothing tells.
+        A SET outlives its checkout: what a session with other settings answers is not kept. Asked
+        every time: functions and raw cursors change settings too, which nothing tells.
         """
         collector = current()
         if collector is None or self._identity is None:
             return
-        here = Identity(self._identity.database, session(connection))
+        settings, snapshot, timeline = standing(connection)
+        here = Identity(self._identity.database, settings)
         if self._digest(prepared.statement, here) != prepared.digest:
             collector.taint("its session has other settings than the cache's answers are made with")
+        collector.fill.seen = self.feed.understood(snapshot, timeline)
+        if collector.fill.seen is None and self.feed.mode != "none":
+            collector.taint("it was read from a standby, or from another server than is heard")
 
     def _own_writes(self, connection: Connection) -> int | None:
         """Return a stamp of the connection's own writes, None while some are uncommitted.

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from everfresh.kernel.change import Change
-from everfresh.kernel.mark import HistoryMark
+from everfresh.kernel.mark import SeenMark
 from everfresh.kernel.plan import Source
 from everfresh.kernel.ports import Mark
 
@@ -82,7 +82,7 @@ class Entry:
     label: str = ""
     sources: tuple[Source, ...] = ()
     mark: Mark | None = None
-    seen: HistoryMark | None = None
+    seen: SeenMark | None = None
     filled_at: float = 0.0
     cost: float = 0.0
     bytes: int = 0

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from everfresh.kernel.change import Change
 from everfresh.kernel.entry import STALE, UNPROVEN, Entry, enter_flux, leave_flux
 from everfresh.kernel.index import ChangeIndex
-from everfresh.kernel.mark import HistoryMark, meet
+from everfresh.kernel.mark import SeenMark, meet
 from everfresh.kernel.plan import Source
 from everfresh.kernel.ports import Lease, Mark
 
@@ -39,7 +39,7 @@ class Fill:
     parents: dict[Entry, None] = field(default_factory=dict)  # in the order they were read
     lease: Lease | None = None
     mark: Mark | None = None
-    seen: HistoryMark | None = None
+    seen: SeenMark | None = None
     void: str | None = None
     change: Change | None = None
     recalled: Entry | None = None

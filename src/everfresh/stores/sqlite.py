@@ -20,9 +20,9 @@ from everfresh.kernel.entry import Entry
 from everfresh.kernel.ports import Clock, Codec
 from everfresh.kernel.score import HalfLife, Policy
 from everfresh.stores.choice import ChoosingCodec
+from everfresh.stores.packing import checksum, pack, read, unpack
 from everfresh.stores.sqlite_file import SqliteFile
 from everfresh.stores.sqlite_pool import Ranking, Shared
-from everfresh.stores.sqlite_rows import checksum, pack, read, unpack
 
 __all__ = ["SqliteStore"]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from everfresh.errors import CodecError
 from everfresh.kernel.entry import Entry, Standing
 from everfresh.kernel.score import Policy
-from everfresh.stores.sqlite_rows import read, unpack
+from everfresh.stores.packing import read, unpack
 
 __all__ = ["Ranking", "Shared"]
 

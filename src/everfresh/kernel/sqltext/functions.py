@@ -102,7 +102,10 @@ _CHANGING = """
 """
 _OF_THE_SESSION = """
     last_insert_rowid changes total_changes currval lastval current_setting pg_backend_pid
-    pg_current_xact_id txid_current sqlite_version version
+    pg_current_xact_id pg_current_xact_id_if_assigned pg_current_snapshot txid_current
+    txid_current_snapshot txid_current_if_assigned pg_current_wal_insert_lsn pg_current_wal_lsn
+    pg_current_wal_flush_lsn pg_last_wal_replay_lsn pg_last_wal_receive_lsn pg_is_in_recovery
+    sqlite_version version
 """
 _WRITING = "setval set_config pg_notify"
 VOLATILE: Final[dict[str, str]] = {

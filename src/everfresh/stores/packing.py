@@ -1,4 +1,4 @@
-"""An entry as one row of a SQLite store, and back."""
+"""An entry as bytes that any shared store can keep, and back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 
 from everfresh.errors import CodecError
 from everfresh.kernel.entry import Entry
-from everfresh.kernel.mark import HistoryMark
+from everfresh.kernel.mark import HistoryMark, SeenMark, SnapshotMark
 from everfresh.kernel.ports import Codec
 
 __all__ = ["Packed", "checksum", "digest_of", "pack", "read", "unpack"]
@@ -21,7 +21,7 @@ class Packed(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
     kind: str
     label: str
-    seen: tuple[str, str, int, float | None] | None
+    seen: tuple[str, str, int | str, float | None] | None  # a snapshot as PostgreSQL writes it
     filled_at: float
     cost: float
     size: int
@@ -63,7 +63,7 @@ def pack(entry: Entry, codec: Codec, to_wall: float) -> tuple[str, bytes]:
     packed = Packed(
         kind=entry.kind,
         label=entry.label,
-        seen=None if seen is None else (seen.feed, seen.history, seen.position, seen.stamp),
+        seen=None if seen is None else _packed(seen),
         filled_at=entry.filled_at + to_wall,
         cost=entry.cost,
         size=entry.bytes,
@@ -80,6 +80,22 @@ def pack(entry: Entry, codec: Codec, to_wall: float) -> tuple[str, bytes]:
         return digest, _encoder.encode(packed)
     except (UnicodeError, TypeError, ValueError) as error:
         raise CodecError(f"what is known of this entry cannot be stored: {error}") from None
+
+
+def _packed(seen: SeenMark) -> tuple[str, str, int | str, float | None]:
+    if isinstance(seen, SnapshotMark):
+        return seen.feed, seen.history, str(seen), None
+    return seen.feed, seen.history, seen.position, seen.stamp
+
+
+def _mark(seen: tuple[str, str, int | str, float | None]) -> SeenMark | None:
+    feed, history, position, stamp = seen
+    if isinstance(position, int):
+        return HistoryMark(feed, history, position, stamp)
+    try:
+        return SnapshotMark.parse(feed, history, position)
+    except ValueError:
+        return None  # damaged: nothing is proven by it
 
 
 def read(body: bytes) -> Packed:
@@ -107,7 +123,7 @@ def unpack(key: str, packed: Packed, value: Any, now: float, to_wall: float) -> 
         packed.label,
         (),
         None,
-        None if seen is None else HistoryMark(*seen),
+        None if seen is None else _mark(seen),
         filled_at,
         packed.cost,
         packed.size,

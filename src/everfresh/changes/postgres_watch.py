@@ -1,0 +1,466 @@
+"""Hear the commits of other connections and processes to a PostgreSQL database.
+
+Two modes. **tracked**: `postgres_outbox` has put triggers and a change table into the database, and
+the rows of every writer are read there, whatever order their transactions became visible in.
+**watched**: only that somebody else committed is known (``pg_current_snapshot()`` has moved, by a
+transaction that is not ours), and everything of the database is stale then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from math import inf
+from threading import Event, RLock
+from typing import Any
+
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import MissingGreenlet
+from sqlalchemy.util import await_only
+
+from everfresh.changes import postgres_tracking
+from everfresh.changes.postgres_look import (
+    MARK,
+    Look,
+    history_of,
+    look,
+    moved,
+    read_changes,
+)
+from everfresh.changes.postgres_tables import Installed, examine
+from everfresh.changes.postgres_wake import Listener
+from everfresh.changes.publisher import Publisher
+from everfresh.changes.turns import Turns
+from everfresh.changes.watching import FEED, Mode, Tracking
+from everfresh.changes.window import Window
+from everfresh.connect.wire import Wire, conninfo
+from everfresh.errors import ConfigurationError, ConnectionFailedError, EverfreshError
+from everfresh.kernel.change import Change
+from everfresh.kernel.mark import SeenMark, SnapshotMark
+
+__all__ = ["PostgresWatch"]
+
+_SETTINGS = (
+    "SET search_path = pg_catalog; SET TimeZone = 'UTC'; SET default_transaction_read_only = off;"
+    " SET plan_cache_mode = force_generic_plan"  # a look is planned once, not each time
+)
+_FIRST_RETRY, _LAST_RETRY = 0.05, 5.0  # seconds between two attempts to connect
+_STATUSES = 200  # transactions whose outcome is asked for; of more, one has committed for sure
+_watches: weakref.WeakSet[PostgresWatch] = weakref.WeakSet()
+
+
+class PostgresWatch:
+    """Publish what others commit to one PostgreSQL database, whenever it is polled."""
+
+    def __init__(self, engine: Engine, publisher: Publisher, *, row_limit: int = 1000) -> None:
+        self._engine = engine
+        self._publisher = publisher
+        self._limit = row_limit
+        self._conninfo: str | None = None
+        self._wire: Wire | None = None
+        self._installed: Installed | None = None
+        self._at: SnapshotMark | None = None  # up to which all is published
+        self._base = self._timeline = ""
+        self._definitions: str | None = None
+        self._defined_at = ""  # the snapshot they were read in
+        self._defined = -inf  # when they were looked at, on the monotonic clock
+        self._wanted = inf  # how long ago they may have been looked at, for who waits for a look
+        self._window = Window()
+        self._own: set[int] = set()  # transactions of ours that are told of by themselves
+        self._trouble = "it was not polled yet"
+        self._closed = self._suspect = False
+        self._failures, self._retry = 0, 0.0
+        self._listener: Listener | None = None
+        self.renew()
+        _watches.add(self)
+        self.poll()
+
+    def renew(self) -> None:
+        """Begin without the locks and connections of a parent process."""
+        self._lock = RLock()
+        self._turns = Turns()
+        if self._wire is not None:
+            self._wire.leave()
+        self._wire, self._listener = None, None
+
+    # -- what is known
+
+    @property
+    def bracket(self) -> None:
+        """Nothing: ours are told from others' by their transaction ids."""
+        return
+
+    @property
+    def mode(self) -> Mode:
+        """How commits of others are heard now."""
+        found = self._installed
+        if found is None or self._at is None:
+            return "none"
+        return "tracked" if found.tracked else "watched"
+
+    @property
+    def reason(self) -> str:
+        """Why the mode is what it is, in words for a receipt."""
+        found = self._installed
+        if found is None or self._at is None:
+            return self._trouble
+        if found.why_not is not None:
+            return found.why_not
+        if not found.tracked:
+            return "no triggers and no outbox are installed"
+        return f"{len(found.tracked)} tables are tracked, {len(found.untracked)} are not"
+
+    @property
+    def means(self) -> str:
+        """What proves an answer, in a few words."""
+        return "outbox" if self.mode == "tracked" else "pg_current_snapshot"
+
+    @property
+    def untracked(self) -> frozenset[str]:
+        """Tables of which a foreign commit is heard only as one of all of them."""
+        found = self._installed
+        return frozenset() if found is None else frozenset(found.untracked)
+
+    def covers(self, table: str) -> bool:
+        """Whether others' commits to this table are heard: one way or the other all are."""
+        return True
+
+    def tables(self) -> frozenset[str] | None:
+        """Return every table if each write to any of them is logged, None otherwise."""
+        found = self._installed
+        if found is None or self._at is None or not found.tracked:
+            return None
+        lacking = [name for name, why in found.untracked.items() if not _read_only(found, name)]
+        return None if lacking else found.tracked
+
+    # -- polling
+
+    def poll(self, definitions: float = 0.0) -> bool:
+        """Publish what was committed before now; return whether that is certain.
+
+        False means that nothing is proven (the server is gone, or a standby): ask again. It
+        recovers by itself. Callers that come while one asks share the next answer.
+        """
+        self._wanted = min(self._wanted, definitions)  # before its turn: whoever asks, asks for all
+        return self._turns.take(self._poll)
+
+    def _poll(self) -> bool:
+        with self._lock:
+            definitions, self._wanted = self._wanted, inf
+            if self._closed or not self._ready():
+                return False
+            try:
+                return self._look(definitions)
+            except (ConnectionFailedError, ValueError) as error:
+                self._failed(error)
+                return False
+
+    def told(self, changes: Sequence[Change]) -> Sequence[Change]:
+        """Hear what a commit of this process did, now that it is over, row by row."""
+        found = self._installed
+        if found is None or not found.tracked or any(change.table is None for change in changes):
+            return changes
+        if not self._heard():
+            return changes
+        return [change for change in changes if change.table not in found.tracked]
+
+    def _heard(self) -> bool:
+        if not self._engine.dialect.is_async:
+            return self.poll(definitions=inf)
+        try:  # in a greenlet of an event loop, which is not to be blocked
+            return bool(await_only(asyncio.to_thread(self.poll, inf)))
+        except MissingGreenlet:
+            return False
+
+    def own(self, transaction: int) -> None:
+        """Note that a transaction, about to be committed, is told of by itself."""
+        self._own.add(transaction)
+
+    def mark(self, raw: Any) -> SnapshotMark | None:
+        """Return what this DBAPI connection sees before its next query, None if that is not known.
+
+        A standby's snapshot leaves out what runs on the primary, and another timeline numbers
+        other transactions.
+        """
+        at = self._at
+        if at is None:
+            return None
+        cursor = raw.cursor()
+        try:
+            cursor.execute(MARK)
+            snapshot, timeline = cursor.fetchone()
+        finally:
+            cursor.close()
+        return self.understood(str(snapshot), timeline or "")
+
+    def understood(self, snapshot: str, timeline: str) -> SnapshotMark | None:
+        """Return the mark of a snapshot, None if it was taken on a server we do not hear."""
+        at = self._at
+        if at is None or not timeline or timeline != self._timeline:
+            self._suspect |= bool(timeline) and timeline != self._timeline
+            return None
+        return SnapshotMark.parse(FEED, at.history, snapshot)
+
+    def since(self, mark: SeenMark) -> Sequence[Change] | None:
+        """Return all changes after the mark up to the last look, None if that cannot be told.
+
+        What was heard lately is remembered: the database is asked only for what is older.
+        """
+        found, at = self._installed, self._at
+        if not isinstance(mark, SnapshotMark) or found is None or not found.tracked:
+            return None
+        if at is None or mark.history != at.history:
+            return None
+        told = self._window.since(mark)
+        return self._asked_since(mark) if told is None else told
+
+    def _asked_since(self, mark: SnapshotMark) -> Sequence[Change] | None:
+        with self._lock:
+            found, at = self._installed, self._at
+            if found is None or at is None or not self._ready() or self._wire is None:
+                return None
+            try:
+                seen = look(self._wire, mark, outbox=True, defined=self._defined_at)
+                if not self._continues(seen, mark) or self._redefined(seen):
+                    return None
+                told = read_changes(self._wire, seen, mark, found.tables, self._limit)
+            except (ConnectionFailedError, ValueError) as error:
+                self._failed(error)
+                return None
+            return None if told is None else [*told, *map(Change, sorted(found.untracked))]
+
+    def wait(self, stop: Event, interval: float, bound: float) -> bool:
+        """Wait for a writer's notification, where they notify, or for the interval."""
+        found = self._installed
+        if found is None or not found.listens or self.mode != "tracked":
+            return stop.wait(interval)
+        try:
+            if self._listener is None:
+                self._listener = Listener(self._parameters())
+            self._listener.wait(stop, max(interval, bound / 4))
+        except EverfreshError:
+            self._listener = None
+            return stop.wait(interval)
+        return stop.is_set()
+
+    def close(self) -> None:
+        """Close the connections; every later poll says False."""
+        with self._lock:
+            self._closed, self._at, self._trouble = True, None, "it is closed"
+            if self._wire is not None:
+                self._wire.close()
+            self._wire = None
+
+    # -- tracking, on a connection of its own
+
+    def install(self, tables: Sequence[str] | None = None, readers: Sequence[str] = ()) -> Tracking:
+        """Track these tables, or all; see `postgres_tracking.install`."""
+        with self._maintenance() as wire:
+            return postgres_tracking.install(wire, tables, readers)
+
+    def plan(self, tables: Sequence[str] | None = None, readers: Sequence[str] = ()) -> list[str]:
+        """Return the SQL that `install` would run; see `postgres_tracking.plan`."""
+        with self._maintenance() as wire:
+            return postgres_tracking.plan(wire, tables, readers)
+
+    def remove(self) -> Tracking:
+        """Stop tracking; see `postgres_tracking.remove`."""
+        with self._maintenance() as wire:
+            return postgres_tracking.remove(wire)
+
+    def status(self) -> Tracking:
+        """Return what is tracked; see `postgres_tracking.status`."""
+        with self._maintenance() as wire:
+            return postgres_tracking.status(wire)
+
+    def announce(self, tables: Sequence[str] | None = None) -> list[str]:
+        """Tell every process that these tables changed; see `postgres_tracking.announce`."""
+        with self._maintenance() as wire:
+            return postgres_tracking.announce(wire, tables)
+
+    def prune(self, keep_rows: int) -> int:
+        """Delete all but about the latest changes; see `postgres_tracking.prune`."""
+        with self._maintenance() as wire:
+            return postgres_tracking.prune(wire, keep_rows)
+
+    @contextlib.contextmanager
+    def _maintenance(self) -> Iterator[Wire]:
+        try:
+            wire = Wire(self._parameters(), timeout=60.0, settings=_SETTINGS)
+        except ConnectionFailedError as error:
+            raise ConfigurationError(f"{error}; nothing was done") from error
+        try:
+            yield wire
+        except ConnectionFailedError as error:
+            raise ConfigurationError(f"the database refused: {error}; nothing was done") from error
+        finally:
+            wire.close()
+            self.poll()
+
+    # -- the connection; all of this under the lock
+
+    def _parameters(self) -> str:
+        if self._conninfo is None:
+            self._conninfo = conninfo(self._engine)
+        return self._conninfo
+
+    def _ready(self) -> bool:
+        """Connect again if need be, not too often."""
+        wire = self._wire
+        if wire is not None and not wire.closed and not self._suspect:
+            return True
+        now = time.monotonic()
+        if now < self._retry:
+            return False
+        try:
+            if wire is not None:
+                wire.close()
+            self._wire, self._suspect = None, False
+            self._connect()
+        except Exception as error:  # drivers raise what they like where there is no server
+            self._failed(error)
+            self._failures += 1
+            wait = min(_FIRST_RETRY * 2**self._failures, _LAST_RETRY)
+            self._retry = now + wait * random.uniform(0.5, 1.0)  # noqa: S311 - to spread load
+            return False
+        self._failures = 0
+        return True
+
+    def _connect(self) -> None:
+        wire = Wire(self._parameters(), settings=_SETTINGS)
+        base, timeline = history_of(wire)
+        if not timeline:
+            wire.close()
+            raise ConnectionFailedError("it is a standby: its snapshots leave out what runs")
+        self._wire = wire
+        if self._at is None or (base, timeline) != (self._base, self._timeline):
+            # another server, or one that may have lost commits: nobody knows what was before
+            before, self._base, self._timeline = self._at, base, timeline
+            self._learn()
+            if before is not None:
+                self._publisher.report([Change(None)])
+
+    def _learn(self) -> None:
+        """Read what is tracked, and take what is committed now for the beginning."""
+        assert self._wire is not None  # noqa: S101
+        nothing = SnapshotMark(FEED, "", 0, 0)
+        first = look(self._wire, nothing, outbox=False, defined="")
+        self._installed = examine(self._wire)
+        again = look(self._wire, nothing, outbox=False, defined="")
+        if again.definitions != first.definitions:
+            raise ConnectionFailedError("the schema is being changed just now")
+        self._definitions, self._defined = first.definitions, time.monotonic()
+        self._defined_at = str(first.snapshot)
+        name = self._installed.outbox or "-"
+        history = f"{self._base}/{name}/{self._definitions}"
+        self._at = replace(first.snapshot, history=history)
+        self._window.begin(self._at)
+
+    def _failed(self, error: Exception) -> None:
+        self._trouble = f"the database could not be asked: {error}"
+        if self._wire is not None and not self._wire.closed:
+            self._wire.close()  # in whatever state it is
+
+    # -- looking
+
+    def _look(self, definitions: float) -> bool:
+        wire, at, found = self._wire, self._at, self._installed
+        assert wire is not None and at is not None and found is not None  # noqa: S101, PT018
+        started = time.monotonic()
+        asked = started >= self._defined + definitions
+        defined = self._defined_at if asked else None
+        try:
+            seen = look(wire, at, outbox=bool(found.tracked), defined=defined)
+        except ConnectionFailedError:
+            if wire.closed:
+                raise
+            return self._begin_anew("the outbox cannot be read")  # it was dropped, or forbidden
+        if not seen.timeline or seen.timeline != self._timeline:
+            raise ConnectionFailedError("it is a standby now, or was promoted")
+        if self._redefined(seen):
+            return self._begin_anew("the schema, or who may read it, has changed")
+        if asked:
+            self._defined, self._defined_at = started, str(seen.snapshot)
+        now = replace(seen.snapshot, history=at.history)
+        if not found.tracked:
+            self._tell_of_any(wire, at, seen)
+        elif not self._continues(seen, at):
+            self._lose(now, "rows are missing from the outbox")
+        else:
+            self._tell(wire, at, now, seen, found)
+        self._at = now
+        self._own = {number for number in self._own if number >= seen.snapshot.xmin}
+        return True
+
+    def _redefined(self, seen: Look) -> bool:
+        return seen.definitions is not None and seen.definitions != self._definitions
+
+    def _begin_anew(self, reason: str) -> bool:
+        """Read the schema again; plans are void, and what was kept is of the one before."""
+        self._learn()
+        self._trouble = reason
+        self._publisher.report([Change(None)])
+        return True
+
+    def _continues(self, seen: Look, since: SnapshotMark) -> bool:
+        found = self._installed
+        same = found is not None and seen.outbox == found.outbox
+        return same and seen.pruned <= since.xmin
+
+    def _tell(
+        self, wire: Wire, at: SnapshotMark, now: SnapshotMark, seen: Look, found: Installed
+    ) -> None:
+        told = read_changes(wire, seen, at, found.tables, self._limit)
+        if told is None:
+            self._lose(now, "the outbox tells of a table that is not known")
+            return
+        if found.untracked and self._foreign(wire, at, seen):
+            told += [Change(name) for name in sorted(found.untracked)]
+        if told:
+            self._window.add(told, now)
+            self._publisher.report(told)
+
+    def _lose(self, now: SnapshotMark, reason: str) -> None:
+        self._window.begin(now)
+        self._publisher.lost(reason)
+
+    def _tell_of_any(self, wire: Wire, at: SnapshotMark, seen: Look) -> None:
+        if self._foreign(wire, at, seen):
+            self._publisher.lost("another connection or process committed to the database")
+
+    def _foreign(self, wire: Wire, at: SnapshotMark, seen: Look) -> bool:
+        """Whether any transaction that others committed has become visible."""
+        if (seen.snapshot.xmax, seen.snapshot.running) == (at.xmax, at.running):
+            return False
+        ended = moved(at, seen.snapshot)
+        if ended is None:
+            return True
+        ended -= self._own
+        if not ended or len(ended) > _STATUSES:
+            return bool(ended)
+        numbers = ", ".join(f"'{number}'" for number in ended)
+        answer = wire.rows(
+            "SELECT coalesce(bool_or(coalesce(pg_xact_status(x), 'committed') <> 'aborted'), false)"
+            f" FROM unnest(ARRAY[{numbers}]::xid8[]) x"
+        )
+        return answer[0][0] == "t"
+
+
+def _read_only(found: Installed, name: str) -> bool:
+    """Whether a table holds no rows that a statement writes to by itself: a foreign one may."""
+    return any(t.canonical == name and t.kind == "m" for t in found.tables.values())
+
+
+def _after_fork() -> None:
+    for watch in list(_watches):
+        watch.renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
