@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from everfresh.errors import ConfigurationError
@@ -39,8 +39,10 @@ class Settings:
     its end, the earlier the longer it takes (1 is usual, None never). None of these ever gives an
     answer that a change has outdated.
 
-    ``store``: URL of where answers are kept beyond memory (``"sqlite:///answers.db"``), at most
-    ``store_bytes`` of them, in bytes. ``catalogue``: URL of the database of record.
+    ``store``: URL of where answers are kept beyond memory (``"sqlite:///answers.db"``,
+    ``"redis://cache:6379/0"``), at most ``store_bytes`` of them, in bytes. ``store_key``: a secret
+    of 16 to 64 bytes with which values in a Redis are signed; others' are absent. ``catalogue``:
+    URL of the database of record.
 
     >>> Settings(max_bytes=1_000_000).policy
     'half_life'
@@ -58,6 +60,7 @@ class Settings:
     early_refresh: float | None = None
     store: str | None = None
     store_bytes: int = 1 << 30
+    store_key: bytes | None = field(default=None, repr=False)
     catalogue: str | None = None
 
     def __post_init__(self) -> None:

@@ -16,8 +16,11 @@ from everfresh.errors import CatalogueError
 from everfresh.kernel.keys import digest
 from everfresh.kernel.ports import Store
 from everfresh.kernel.score import make_policy
+from everfresh.leases.redis import RedisLeases
+from everfresh.leases.shared import SharedLeases
 from everfresh.settings import Settings
 from everfresh.stores.choice import ChoosingCodec
+from everfresh.stores.redis import RedisStore
 from everfresh.stores.urls import StoreOptions, make_store
 
 __all__ = ["Backing"]
@@ -57,14 +60,18 @@ class Backing:
             self.recorder = Recorder(self.catalogue, board.touches, database=database, clock=clock)
             board.recorder = self.recorder
         if self.store is not None:
-            self.durable = Durable(self.store, feed, clock)
+            self.durable = Durable(self.store, feed, clock, _leases(self.store))
         return self.durable
 
     @property
     def troubles(self) -> tuple[str, ...]:
         """Say what cannot be used now, and why."""
-        parts = (("store", self.durable), ("catalogue", self.recorder))
-        return tuple(f"{name}: {p.failure}" for name, p in parts if p is not None and p.failure)
+        reasons = {
+            "store": (self.durable and self.durable.failure)
+            or getattr(self.store, "trouble", None),
+            "catalogue": self.recorder and self.recorder.failure,
+        }
+        return tuple(f"{part}: {reason}" for part, reason in reasons.items() if reason)
 
     def flush(self) -> None:
         """Write what waits to be written, and the hits of what is kept."""
@@ -95,4 +102,13 @@ def _catalogue(url: str) -> Catalogue:
 def _store(url: str, settings: Settings) -> Store:
     policy = make_policy(settings.policy, settings.half_life)
     codec = ChoosingCodec(make=make_rows, make_shared=make_shared_rows)
-    return make_store(url, StoreOptions(settings.store_bytes, policy, codec, settings.clock))
+    key = settings.store_key
+    options = StoreOptions(settings.store_bytes, policy, codec, settings.clock, key)
+    return make_store(url, options)
+
+
+def _leases(store: Store) -> SharedLeases | None:
+    """Return what says who may compute, over all processes that use a store, if its server does."""
+    if isinstance(store, RedisStore):
+        return RedisLeases(store.client, store.name, store.breaker, store.lease)
+    return None

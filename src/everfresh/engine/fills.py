@@ -140,6 +140,8 @@ class Fills:
         fill = request.fill
         if fill is not None:
             self.board.abandon(fill)  # again, if that was where it was interrupted
+            if self.durable is not None:
+                self.durable.give_back(fill)
             cast("LocalLease", fill.lease).release()
             enter(active())  # if it was interrupted before it could leave
 
@@ -270,6 +272,9 @@ class Fills:
             entry.own, entry.upstream = request.sources, parts_of(fill)
         refused = self.board.publish(fill, entry, request)
         lease.complete(entry)
+        shared = fill.held is not None
+        if shared and self.durable is not None:
+            self.durable.deliver(fill, entry if refused is None else None)
         request.fill = None  # the entry keeps the request, and must not keep the computation
         if refused is not None:
             return replace(self._bypassed(entry, refused), error=done.raised)
@@ -277,7 +282,7 @@ class Fills:
         if fill.recalled is not None:
             kept = fill.recalled.known  # in memory, unproven until now
             return Answer(entry, "refresh", UNCHANGED) if kept else Answer(entry, "hit", RECALLED)
-        if self.durable is not None:
+        if self.durable is not None and not shared:
             self.durable.keep(entry)
         return Answer(entry, cast("Status", entry.origin), entry.reason, done.raised)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, cast
 
 from sqlalchemy.exc import MissingGreenlet
+from sqlalchemy.util import await_only
 
 from everfresh.changes.session import SessionFeed
+from everfresh.engine.durable import Durable
 from everfresh.engine.fills import HIT, Answer, Fills
 from everfresh.engine.lineage import current
 from everfresh.engine.reader import Prepared, Reader, probe_of
@@ -16,6 +19,7 @@ from everfresh.engine.transactions import Transactions
 from everfresh.errors import ConfigurationError, StatementError
 from everfresh.kernel.entry import Entry
 from everfresh.kernel.freshness import STRICT, Freshness
+from everfresh.kernel.ledger import Fill
 from everfresh.settings import Settings
 
 __all__ = ["Statements"]
@@ -94,11 +98,20 @@ class Statements:
         """Return the rows of a miss: from what outlived another process, or from the database."""
         durable, collector = self.fills.durable, current()
         if durable is not None and collector is not None:
-            found = durable.recall(request, freshness)
+            found = self._obtain(durable, request, freshness, collector.fill)
             if found is not None:
                 collector.fill.recalled, collector.fill.seen = found, found.seen
                 return cast("Rows", found.value)
         return self.reader.fill(prepared, parameters)
+
+    def _obtain(
+        self, durable: Durable, request: Request, freshness: Freshness, fill: Fill
+    ) -> Entry | None:
+        if not self.reader.engine.dialect.is_async:
+            return durable.obtain(request, freshness, fill)
+        # in a greenlet of an event loop, which is not to be blocked
+        waiting = asyncio.to_thread(durable.obtain, request, freshness, fill)
+        return await_only(waiting)
 
     def sql_in(
         self,

@@ -28,7 +28,8 @@ __all__ = ["Fill", "Flux", "Ledger"]
 class Fill:
     """Hold one computation in progress. ``void`` says why its value must not be kept.
 
-    ``recalled`` is the stored entry that it found instead of computing.
+    ``recalled`` is the stored entry that it found instead of computing, ``held`` the right to
+    compute that it holds over processes, if any.
 
     ``dependents`` are computations that wait for this one: they use its value, so what voids it
     voids them in the same step, or somebody could join them after the change.
@@ -43,6 +44,7 @@ class Fill:
     void: str | None = None
     change: Change | None = None
     recalled: Entry | None = None
+    held: object = None
     dependents: list[Fill] = field(default_factory=list)
     done: bool = False
 
