@@ -118,7 +118,7 @@ def test_what_an_attacker_writes_is_absent_and_harms_nobody(store, name, bad):
     store.put(entry("a"))
     store.client.set(f"{{{name}}}:e:a", bad)
     assert store.get("a") is None
-    assert store.damaged == 1
+    assert store.seal.damaged == 1
     assert len(store) == 0
     assert list(store.entries()) == []
 

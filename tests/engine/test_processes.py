@@ -1,4 +1,4 @@
-"""Many processes with one database and one Redis: one computation, one truth."""
+"""Many processes with one database and one store: one computation, one truth."""
 
 import itertools
 import time
@@ -45,9 +45,10 @@ def other(url):
         yield connection
 
 
-@pytest.fixture
-def store(valkey):
-    return f"{valkey.url}?name=processes{next(names)}"
+@pytest.fixture(params=["redis", "postgresql"])
+def store(request, url):
+    place = url if request.param == "postgresql" else request.getfixturevalue("valkey").url
+    return f"{place}?name=processes{next(names)}"
 
 
 def computed(connection):

@@ -420,6 +420,9 @@ def test_roles_are_definitions(ear: Ear, run: Run) -> None:
 
 def test_what_changes_no_answer_is_no_definition(ear: Ear, run: Run) -> None:
     run("ANALYZE", "CREATE TEMP TABLE tmp (a int)", "CREATE INDEX ON t (month)", "VACUUM t")
+    run("CREATE SCHEMA everfresh_store", "CREATE TABLE everfresh_store.kept (key text)")
+    assert ear.heard() == []
+    run("INSERT INTO everfresh_store.kept VALUES ('k')", "DROP SCHEMA everfresh_store CASCADE")
     assert ear.heard() == []
 
 

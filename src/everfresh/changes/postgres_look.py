@@ -10,7 +10,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from everfresh.changes.postgres_tables import DEFINITIONS, Tracked
+from everfresh.changes.postgres_definitions import DEFINITIONS
+from everfresh.changes.postgres_tables import Tracked
 from everfresh.changes.watching import FEED
 from everfresh.connect.describe_postgres import TIMELINE
 from everfresh.connect.wire import Row, Wire

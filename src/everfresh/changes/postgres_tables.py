@@ -12,40 +12,9 @@ from everfresh.connect.wire import Wire
 from everfresh.errors import ConfigurationError
 from everfresh.kernel.affinity_postgres import Family, family_of
 
-__all__ = ["DEFINITIONS", "Installed", "Tracked", "examine", "quoted"]
+__all__ = ["Installed", "Tracked", "examine", "quoted"]
 
 _OURS = frozenset({"everfresh_row", "everfresh_truncate"})
-
-DEFINITIONS = """md5(concat_ws('|',
-  (SELECT sum(hashtextextended((ROW(c.oid, c.relname, c.relnamespace, c.relowner, c.relkind,
-      c.relacl, c.relrowsecurity, c.relforcerowsecurity, c.relispartition,
-      CASE WHEN c.relkind = 'm' THEN c.relfilenode END))::text, 0))
-     FROM pg_class c WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
-      AND c.relpersistence <> 't'),
-  (SELECT sum(hashtextextended((ROW(a.attrelid, a.attnum, a.xmin))::text, 0))
-     FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
-    WHERE c.oid >= 16384 AND a.attrelid >= 16384 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
-      AND c.relpersistence <> 't'),
-  (SELECT sum(hashtextextended((ROW(oid, xmin))::text, 0)) FROM pg_proc WHERE oid >= 16384),
-  (SELECT sum(hashtextextended((ROW(t.oid, t.xmin))::text, 0))
-     FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
-    WHERE t.oid >= 16384 AND c.oid >= 16384 AND c.relpersistence <> 't'),
-  (SELECT sum(hashtextextended((ROW(r.oid, r.xmin))::text, 0))
-     FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class
-    WHERE r.oid >= 16384 AND c.oid >= 16384 AND c.relpersistence <> 't'),
-  (SELECT sum(hashtextextended((ROW(i.inhrelid, i.inhparent, i.xmin))::text, 0))
-     FROM pg_inherits i WHERE i.inhrelid >= 16384),
-  (SELECT sum(hashtextextended((ROW(oid, nspname, nspowner, nspacl))::text, 0))
-     FROM pg_namespace WHERE nspname NOT LIKE 'pg\\_%'),
-  (SELECT sum(hashtextextended((ROW(oid, xmin))::text, 0)) FROM pg_policy),
-  (SELECT sum(hashtextextended((ROW(oid, rolsuper, rolinherit, rolbypassrls))::text, 0))
-     FROM pg_roles),
-  (SELECT sum(hashtextextended((ROW(roleid, member, xmin))::text, 0)) FROM pg_auth_members)))"""
-"""An expression that changes with tables, columns, views, functions, grants, policies and roles.
-
-Grants, revocations and DDL reach neither triggers nor a replication slot. Statistics, TRUNCATE and
-what happens to temporary tables do not change it.
-"""
 
 # not by to_regclass, which fails for a role that may not use the schema
 _STATE = """
@@ -81,7 +50,7 @@ SELECT c.oid, n.nspname, c.relname, c.relkind,
        (SELECT json_agg(i.inhparent::bigint) FROM pg_inherits i WHERE i.inhrelid = c.oid)
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'p', 'm', 'f') AND c.relpersistence <> 't'
-   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'everfresh')
+   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'everfresh', 'everfresh_store')
    AND n.nspname NOT LIKE 'pg\\_toast%'"""
 
 _KINDS = {"m": "a materialised view: REFRESH CONCURRENTLY fires no trigger", "f": "a foreign table"}

@@ -13,7 +13,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import URL, Engine
 
 from everfresh.errors import ConnectionFailedError, MissingExtraError
 
@@ -23,13 +23,12 @@ if TYPE_CHECKING:
 __all__ = ["Wire", "conninfo"]
 
 _CONNECT = 5  # seconds; libpq takes whole ones, and at least two
-_NOT_LIBPQ = ("context", "row_factory", "cursor_factory", "autocommit", "prepare_threshold")
 
 Row = tuple[str | None, ...]
 
 
-def conninfo(engine: Engine, **more: object) -> str:
-    """Return libpq's connection string for an engine's database; ``more`` are further parameters.
+def conninfo(database: Engine | URL, **more: object) -> str:
+    """Return libpq's connection string for a database; ``more`` are further parameters.
 
     It holds the password: never show it. Raises `MissingExtraError` without psycopg.
     """
@@ -37,28 +36,32 @@ def conninfo(engine: Engine, **more: object) -> str:
         from psycopg import conninfo as made
     except ImportError:
         raise MissingExtraError("postgres", "hearing other writers of PostgreSQL") from None
-    known = _parameters(engine)
+    known = _of_url(database) if isinstance(database, URL) else _of_engine(database)
     known |= {"connect_timeout": _CONNECT, "application_name": "everfresh", **more}
     return made.make_conninfo(**known)
 
 
-def _parameters(engine: Engine) -> dict[str, Any]:
+def _of_engine(engine: Engine) -> dict[str, Any]:
     """Return what the engine connects with: by its own function where that tells, else by URL."""
-    driver, url = engine.dialect.driver, engine.url
-    if driver in ("psycopg", "psycopg2") and not engine.dialect.is_async:
-        raw: Any = engine.pool._creator()  # type: ignore[call-arg]  # noqa: SLF001
-        try:
-            info = raw.info
-            known = dict(info.get_parameters() if driver == "psycopg" else info.dsn_parameters)
-            known |= {"host": info.host, "port": info.port, "password": info.password}
-        finally:
-            raw.close()
-        known.pop("options", None)  # settings of the user's sessions, not of ours
-        return {name: value for name, value in known.items() if value not in (None, "")}
+    driver = engine.dialect.driver
+    if driver not in ("psycopg", "psycopg2") or engine.dialect.is_async:
+        return _of_url(engine.url)
+    raw: Any = engine.pool._creator()  # type: ignore[call-arg]  # noqa: SLF001
+    try:
+        info = raw.info
+        known = dict(info.get_parameters() if driver == "psycopg" else info.dsn_parameters)
+        known |= {"host": info.host, "port": info.port, "password": info.password}
+    finally:
+        raw.close()
+    known.pop("options", None)  # settings of the user's sessions, not of ours
+    return {name: value for name, value in known.items() if value not in (None, "")}
+
+
+def _of_url(url: URL) -> dict[str, Any]:
     named = {"host": url.host, "port": url.port, "dbname": url.database}
     named |= {"user": url.username, "password": url.password}
     tls = {name: url.query[name] for name in url.query if name.startswith("ssl")}
-    return {n: v for n, v in {**named, **tls}.items() if v is not None and n not in _NOT_LIBPQ}
+    return {name: value for name, value in {**named, **tls}.items() if value is not None}
 
 
 class Wire:
@@ -106,6 +109,11 @@ class Wire:
     def closed(self) -> bool:
         """Whether it cannot be used any more."""
         return self.pg.status != self._pq.ConnStatus.OK
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it is the connection of a parent process."""
+        return self.process != os.getpid()
 
     def rows(self, statement: str, *parameters: str | None, prepare: bool = False) -> list[Row]:
         """Run one statement and return its rows as text; ``prepare`` it where it is asked often.

@@ -16,10 +16,12 @@ from everfresh.errors import CatalogueError
 from everfresh.kernel.keys import digest
 from everfresh.kernel.ports import Store
 from everfresh.kernel.score import make_policy
+from everfresh.leases.postgres import PostgresLeases
 from everfresh.leases.redis import RedisLeases
 from everfresh.leases.shared import SharedLeases
 from everfresh.settings import Settings
 from everfresh.stores.choice import ChoosingCodec
+from everfresh.stores.postgres import PostgresStore
 from everfresh.stores.redis import RedisStore
 from everfresh.stores.urls import StoreOptions, make_store
 
@@ -111,4 +113,6 @@ def _leases(store: Store) -> SharedLeases | None:
     """Return what says who may compute, over all processes that use a store, if its server does."""
     if isinstance(store, RedisStore):
         return RedisLeases(store.client, store.name, store.breaker, store.lease)
+    if isinstance(store, PostgresStore):
+        return PostgresLeases(store.parameters, store.name, store.lease)
     return None

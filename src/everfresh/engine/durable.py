@@ -108,7 +108,7 @@ class Durable:
         """Store what was computed under a right, if it may be kept, and give the right back."""
         held, fill.held = fill.held, None
         if isinstance(held, Held):
-            kept = entry if entry is not None and _storable(entry) else None
+            kept = entry if entry is not None and self._storable(entry) else None
             try:
                 self._queue.put_nowait((held, kept))
             except Full:
@@ -121,6 +121,11 @@ class Durable:
         held, fill.held = fill.held, None
         if isinstance(held, Held):
             self._release(held)
+
+    def _storable(self, entry: Entry) -> bool:
+        """Whether it is an answer that something could prove later."""
+        provable = entry.seen is not None and self._feed.mode == "tracked"
+        return entry.kind == "sql" and not entry.error and (provable or entry.deadline is not None)
 
     def _release(self, held: Held) -> None:
         if self.leases is not None:
@@ -146,7 +151,7 @@ class Durable:
 
     def keep(self, entry: Entry) -> None:
         """Store an answer soon; one that nothing could prove later is not stored."""
-        if not _storable(entry):
+        if not self._storable(entry):
             return
         try:
             self._queue.put_nowait(entry)
@@ -245,12 +250,6 @@ class Durable:
         if self.failure is None:
             _log.warning("answers are not stored for now: %s", error)
         self.failure = str(error)
-
-
-def _storable(entry: Entry) -> bool:
-    """Whether it is an answer that something could prove later."""
-    provable = entry.seen is not None or entry.deadline is not None
-    return entry.kind == "sql" and not entry.error and provable
 
 
 def _write(reference: weakref.ref[Durable], queue: Queue[_Item]) -> None:

@@ -26,7 +26,11 @@ _ACQUIRE = """
 local lease = KEYS[1] .. ':l:' .. ARGV[1]
 local held = redis.call('GET', lease)
 if held and string.sub(held, 1, 1) ~= '-' then return {0, redis.call('PTTL', lease)} end
-local token = redis.call('HINCRBY', KEYS[1] .. ':c', 'token', 1)
+-- not below the clock: a server that was emptied must not give a token out again
+local now = redis.call('TIME')
+local last = tonumber(redis.call('HGET', KEYS[1] .. ':c', 'token') or '0')
+local token = string.format('%.0f', math.max(last + 1, now[1] * 1000 + math.floor(now[2] / 1000)))
+redis.call('HSET', KEYS[1] .. ':c', 'token', token)
 redis.call('SET', lease, token, 'PX', ARGV[2])
 return {token, 0}
 """
@@ -71,7 +75,7 @@ class RedisLeases:
         if found is None:
             return None
         token, left = found
-        if not token:
+        if not int(token):
             return Taken(max(left, 1) / 1000)
         held = Held(key, int(token))
         self._hearts.add(held)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import builtins
-import hmac
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from hashlib import blake2b
 from math import log
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -19,23 +17,18 @@ from everfresh.errors import (
     ConfigurationError,
     EverfreshError,
     StoreUnavailableError,
-    ValueTooLargeError,
 )
 from everfresh.kernel.entry import Entry
 from everfresh.kernel.ports import Clock, Codec
-from everfresh.kernel.score import Gdsf, HalfLife, Policy
+from everfresh.kernel.score import HalfLife, Policy
 from everfresh.stores import redis_scripts as scripts
-from everfresh.stores.choice import ChoosingCodec
-from everfresh.stores.packing import pack, read, unpack
+from everfresh.stores.sealing import Seal, check_size, policy_on_server
 
 __all__ = ["RedisStore"]
 
 _TOUCH_LOG = 4096  # as in memory
 _PAGE = 100  # entries read at once by `entries`
 _LIFE = 30 * 86_400  # seconds after which what the server forgot the counts of goes by itself
-_PROOF = (
-    16  # bytes before a body that say it is whole, of this key, and signed where there is a key
-)
 
 T = TypeVar("T")
 
@@ -70,18 +63,13 @@ class RedisStore:
     ) -> None:
         if max_bytes < 1:
             raise ConfigurationError(f"max_bytes must be at least 1 byte, not {max_bytes}")
-        if key is not None and not 16 <= len(key) <= 64:
-            raise ConfigurationError("the key that values are signed with has 16 to 64 bytes")
         self.max_bytes = max_bytes
-        self.damaged = self.unreadable = 0
+        self.seal = Seal(codec, key, clock, wall)
         self.url, self.name = url, f"{{{name}}}"
         self.client: Any = connect(url, timeout=timeout)
         self.breaker = Breaker()
-        self._codec: Codec = codec or ChoosingCodec()
         self.lease = lease
-        self._policy = _named(policy or HalfLife())
-        self._key = key or b""
-        self._clock, self._wall = clock, wall
+        self._policy = policy_on_server(policy or HalfLife())
         self._log: deque[str] = deque(maxlen=_TOUCH_LOG)
         self._scripts = {text: self.client.register_script(text) for text in _TEXTS}
 
@@ -146,13 +134,8 @@ class RedisStore:
         for its key: else the entry itself is returned. Raises `ValueTooLargeError`, `CodecError`
         and `StoreUnavailableError`; nothing has changed then.
         """
-        if entry.bytes > self.max_bytes:
-            raise ValueTooLargeError(
-                f"{entry.label or entry.key} takes {entry.bytes:,} bytes, over this store's limit "
-                f"of {self.max_bytes:,}: raise max_bytes, or ask for less"
-            )
-        body: builtins.bytes = pack(entry, self._codec, self._wall() - self._clock())[1]
-        blob = self._proof(entry.key, body) + body
+        check_size(entry, self.max_bytes)
+        blob = self.seal.close(entry)
         density = log(max(entry.cost, 1e-9)) - log(max(entry.bytes, 1))
         fence = "" if token is None else str(token)
         self.flush()
@@ -215,25 +198,12 @@ class RedisStore:
     def _of(self, part: str) -> str:
         return f"{self.name}:{part}"
 
-    def _proof(self, key: str, body: builtins.bytes) -> builtins.bytes:
-        named = blake2b(key.encode(), digest_size=32).digest()
-        return blake2b(named + body, digest_size=_PROOF, key=self._key).digest()
-
     def _entry(self, key: str, blob: Any) -> Entry | None:
         """Return bytes as an entry; what is damaged, forged or of another key is let go of."""
-        proof, body = blob[:_PROOF], blob[_PROOF:]
-        if not hmac.compare_digest(proof, self._proof(key, body)):
-            self.damaged += 1
+        found = self.seal.open(key, blob)
+        if found == "damaged":
             self._forget(key, blob)
-            return None
-        now = self._clock()
-        try:
-            packed = read(body)
-            value = self._codec.decode(packed.data)
-        except Exception:  # whole, but not for this process: another codec, an unknown class
-            self.unreadable += 1
-            return None
-        return unpack(key, packed, value, now, self._wall() - now)
+        return found if isinstance(found, Entry) else None
 
     def _forget(self, key: str, *blob: Any) -> None:
         """Let a key go, if it still holds these bytes."""
@@ -253,9 +223,3 @@ class RedisStore:
 
 
 _TEXTS = tuple(getattr(scripts, name) for name in scripts.__all__)
-
-
-def _named(policy: Policy) -> tuple[str, str]:
-    if isinstance(policy, HalfLife):
-        return "half_life", repr(policy.growth)
-    return ("gdsf" if isinstance(policy, Gdsf) else "lru"), "0"

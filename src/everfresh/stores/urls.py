@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -36,9 +36,10 @@ def make_store(url: str, options: StoreOptions | None = None) -> Store:
     """Return the store that a URL names.
 
     ``memory://``, ``sqlite:///file.db``, or ``redis://host/0?name=mine`` (``rediss://`` and
-    ``unix://`` too): ``name`` tells stores on one server apart, ``timeout`` limits the wait for
-    one answer and ``lease`` is how long a dead process holds others up, in seconds. Raises
-    `UnknownURLError` for other schemes and `ConfigurationError` for a URL that is not whole.
+    ``unix://`` too), or ``postgresql://user@host/database?logged=1``. ``name`` tells stores on one
+    server apart, ``timeout`` limits the wait for one answer and ``lease`` is how long a dead
+    process holds others up, in seconds; ``logged`` tables outlive a crash. Raises `UnknownURLError`
+    for other schemes and `ConfigurationError` for a URL that is not whole.
 
     >>> type(make_store("memory://")).__name__
     'MemoryStore'
@@ -73,10 +74,7 @@ def _redis(url: str, options: StoreOptions) -> Store:
     from everfresh.stores.redis import RedisStore
 
     plain, chosen = _own_options(url, ("name", "timeout", "lease"))
-    try:
-        timeout, lease = (float(chosen.get(n, d)) for n, d in (("timeout", TIMEOUT), ("lease", 10)))
-    except ValueError:
-        raise ConfigurationError(f"{shown(url)}: timeout and lease are seconds") from None
+    timeout, lease = _seconds(url, chosen, timeout=TIMEOUT, lease=10.0)
     return RedisStore(
         plain,
         options.max_bytes or 1 << 30,
@@ -88,6 +86,32 @@ def _redis(url: str, options: StoreOptions) -> Store:
         lease=lease,
         clock=options.clock,
     )
+
+
+def _postgres(url: str, options: StoreOptions) -> Store:
+    from everfresh.stores.postgres import PostgresStore
+
+    plain, chosen = _own_options(url, ("name", "timeout", "lease", "logged"))
+    timeout, lease = _seconds(url, chosen, timeout=2.0, lease=10.0)
+    return PostgresStore(
+        plain,
+        options.max_bytes or 1 << 30,
+        options.policy,
+        options.codec,
+        name=chosen.get("name", "everfresh"),
+        key=options.key,
+        logged=chosen.get("logged", "0") not in ("0", "false", "no"),
+        timeout=timeout,
+        lease=lease,
+        clock=options.clock,
+    )
+
+
+def _seconds(url: str, chosen: Mapping[str, str], **usual: float) -> list[float]:
+    try:
+        return [float(chosen.get(name, default)) for name, default in usual.items()]
+    except ValueError:
+        raise ConfigurationError(f"{shown(url)}: {' and '.join(usual)} are seconds") from None
 
 
 def _own_options(url: str, names: tuple[str, ...]) -> tuple[str, dict[str, str]]:
@@ -102,4 +126,5 @@ _MAKERS: dict[str, Callable[[str, StoreOptions], Store]] = {
     "memory": _memory,
     "sqlite": _sqlite,
     **dict.fromkeys(("redis", "rediss", "unix"), _redis),
+    **dict.fromkeys(("postgresql", "postgresql+psycopg"), _postgres),
 }
