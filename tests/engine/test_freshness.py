@@ -410,3 +410,18 @@ def test_a_poll_while_a_reader_looks_does_not_prove_what_it_has_just_outdated(pa
         cache.proof.until = proven
         cache.proof.armed = True
         assert ask() == 5
+
+
+def test_no_reader_goes_back_behind_what_another_statement_has_shown(path):
+    """One statement is made anew and shows a commit that nobody has heard of yet."""
+    rule = everfresh.bounded(1000.0)
+    with opened(path, poll_interval=1000.0, freshness=rule) as cache:
+        cache.track()
+        latest = "SELECT max(arr_delay) FROM flights WHERE month = 6"
+        statement = "SELECT max(arr_delay), count(*) FROM flights WHERE month = 6"
+        assert cache.sql(latest).scalar() < 900
+        foreign(path, "UPDATE flights SET arr_delay = 900 WHERE month = 6")
+        assert (
+            cache.sql(statement)[0][0] == 900
+        )  # asked for the first time: it comes from the database
+        assert cache.sql(latest).scalar() == 900

@@ -182,6 +182,20 @@ def test_the_mark_of_a_fill_is_from_before_its_query(tracked, other):
     assert tracked.sql(COUNT, m=6)[0].n == 0
 
 
+def test_no_reader_goes_back_behind_what_another_statement_has_shown(url, other):
+    """One statement is made anew and shows a commit that nobody has heard of yet."""
+    with everfresh.open(url, **SLOW) as cache:
+        cache.track()
+        latest = "SELECT max(arr_delay) FROM flights WHERE month = 6"
+        statement = "SELECT max(arr_delay), count(*) FROM flights WHERE month = 6"
+        assert cache.sql(latest).scalar() < 900
+        other.execute("UPDATE flights SET arr_delay = 900 WHERE month = 6")
+        assert (
+            cache.sql(statement)[0][0] == 900
+        )  # asked for the first time: it comes from the database
+        assert cache.sql(latest).scalar() == 900
+
+
 def test_a_transaction_that_was_slow_to_commit_outdates_what_was_filled_meanwhile(
     tracked, url, other
 ):

@@ -44,13 +44,6 @@ class Window:
     def since(self, mark: SnapshotMark) -> list[Change] | None:
         """Return what a reader with this mark had not seen, None if it began before the window."""
         begun, held = self._held
-        if begun is None or begun.history != mark.history or not _follows(mark, begun):
+        if begun is None or not mark.follows(begun):
             return None
         return [change for change in held if not mark.includes(change)]
-
-
-def _follows(mark: SnapshotMark, begun: SnapshotMark) -> bool:
-    """Whether a snapshot sees all that an earlier one saw."""
-    if mark.xmax < begun.xmax:
-        return False
-    return all(number >= begun.xmax or number in begun.running for number in mark.running)

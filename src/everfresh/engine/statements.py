@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from collections.abc import Callable
+from math import inf
+from typing import Any, TypeVar, cast
 
 from sqlalchemy.exc import MissingGreenlet
 from sqlalchemy.util import await_only
 
 from everfresh.changes.session import SessionFeed
-from everfresh.engine.durable import Durable
 from everfresh.engine.fills import HIT, Answer, Fills
 from everfresh.engine.lineage import current
 from everfresh.engine.reader import Prepared, Reader, probe_of
@@ -19,10 +20,11 @@ from everfresh.engine.transactions import Transactions
 from everfresh.errors import ConfigurationError, StatementError
 from everfresh.kernel.entry import Entry
 from everfresh.kernel.freshness import STRICT, Freshness
-from everfresh.kernel.ledger import Fill
 from everfresh.settings import Settings
 
 __all__ = ["Statements"]
+
+T = TypeVar("T")
 
 
 class Statements:
@@ -95,23 +97,30 @@ class Statements:
         request: Request,
         freshness: Freshness,
     ) -> Rows:
-        """Return the rows of a miss: from what outlived another process, or from the database."""
-        durable, collector = self.fills.durable, current()
-        if durable is not None and collector is not None:
-            found = self._obtain(durable, request, freshness, collector.fill)
-            if found is not None:
-                collector.fill.recalled, collector.fill.seen = found, found.seen
-                return cast("Rows", found.value)
-        return self.reader.fill(prepared, parameters)
+        """Return the rows of a miss: from what outlived another process, or from the database.
 
-    def _obtain(
-        self, durable: Durable, request: Request, freshness: Freshness, fill: Fill
-    ) -> Entry | None:
+        What they have seen of others' commits is heard before they are given, so that no later
+        answer of this process goes back behind them.
+        """
+        durable, collector = self.fills.durable, current()
+        found = None
+        if durable is not None and collector is not None:
+            fill = collector.fill
+            found = self._off_loop(lambda: durable.obtain(request, freshness, fill))
+        if found is not None and collector is not None:
+            collector.fill.recalled, collector.fill.seen = found, found.seen
+            rows = cast("Rows", found.value)
+        else:
+            rows = self.reader.fill(prepared, parameters)
+        if self.feed.watch is not None and freshness.mode != "ttl":
+            self._off_loop(lambda: self.feed.poll(inf))
+        return rows
+
+    def _off_loop(self, call: Callable[[], T]) -> T:
+        """Return what a blocking call returns, in a thread if an event loop would be blocked."""
         if not self.reader.engine.dialect.is_async:
-            return durable.obtain(request, freshness, fill)
-        # in a greenlet of an event loop, which is not to be blocked
-        waiting = asyncio.to_thread(durable.obtain, request, freshness, fill)
-        return await_only(waiting)
+            return call()
+        return await_only(asyncio.to_thread(call))  # in a greenlet of the event loop
 
     def sql_in(
         self,

@@ -71,6 +71,17 @@ class SnapshotMark:
         """Whether a reader with this mark had seen this change."""
         return self.history == change.history and self.sees(change.sequence)
 
+    def follows(self, other: SnapshotMark) -> bool:
+        """Whether it sees all that another one sees, as a later one does.
+
+        >>> one = SnapshotMark("outbox", "a1", 5, 9, frozenset({5, 7}))
+        >>> one.follows(one), one.follows(SnapshotMark("outbox", "a1", 7, 9, frozenset({7})))
+        (True, False)
+        """
+        if self.history != other.history or self.xmax < other.xmax:
+            return False
+        return all(n >= other.xmax or n in other.running for n in self.running)
+
     def __str__(self) -> str:
         """Return the snapshot as PostgreSQL writes and reads it."""
         return f"{self.xmin}:{self.xmax}:{','.join(map(str, sorted(self.running)))}"
