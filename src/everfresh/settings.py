@@ -58,10 +58,10 @@ class Settings:
     poll_interval: float = 0.01
     stale_while_revalidate: float | None = None
     early_refresh: float | None = None
-    store: str | None = None
+    store: str | None = field(default=None, repr=False)  # it may hold a password
     store_bytes: int = 1 << 30
     store_key: bytes | None = field(default=None, repr=False)
-    catalogue: str | None = None
+    catalogue: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:

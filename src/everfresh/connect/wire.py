@@ -30,7 +30,8 @@ Row = tuple[str | None, ...]
 def conninfo(database: Engine | URL, **more: object) -> str:
     """Return libpq's connection string for a database; ``more`` are further parameters.
 
-    It holds the password: never show it. Raises `MissingExtraError` without psycopg.
+    It holds the password: never show it. Raises `MissingExtraError` without psycopg, and
+    `ConnectionFailedError` where an engine cannot tell what it connects with.
     """
     try:
         from psycopg import conninfo as made
@@ -46,7 +47,10 @@ def _of_engine(engine: Engine) -> dict[str, Any]:
     driver = engine.dialect.driver
     if driver not in ("psycopg", "psycopg2") or engine.dialect.is_async:
         return _of_url(engine.url)
-    raw: Any = engine.pool._creator()  # type: ignore[call-arg]  # noqa: SLF001
+    try:
+        raw: Any = engine.pool._creator()  # type: ignore[call-arg]  # noqa: SLF001
+    except Exception as error:  # the driver's own, or of a function of the user's
+        raise ConnectionFailedError(f"PostgreSQL cannot be reached: {error}") from error
     try:
         info = raw.info
         known = dict(info.get_parameters() if driver == "psycopg" else info.dsn_parameters)

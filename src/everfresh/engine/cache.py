@@ -237,7 +237,11 @@ class Cache:
 
     def stats(self) -> Stats:
         """Return the figures since the cache was opened."""
-        return replace(self.board.stats(), lag=self.proof.lag, troubles=self._backing.troubles)
+        found = replace(self.board.stats(), lag=self.proof.lag, troubles=self._backing.troubles)
+        shared = self.fills.durable
+        if shared is None:
+            return found
+        return replace(found, lease_waits=shared.waits, lease_seconds=shared.waited)
 
     def entries(self) -> list[Entry]:
         """Return what is kept now."""

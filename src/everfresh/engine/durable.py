@@ -58,6 +58,7 @@ class Durable:
         self.store = store
         self.leases = leases
         self.dropped = 0
+        self.waits, self.waited = 0, 0.0  # for other processes; a count lost in a race does no harm
         self.failure: str | None = None
         self._feed = feed
         self._clock = clock
@@ -88,11 +89,18 @@ class Durable:
                 return None
             if isinstance(claim, Held):
                 return self._once_more(request, freshness, fill, claim)
-            self.leases.wait(request.key, min(claim.seconds, left))
+            self._wait(request.key, min(claim.seconds, left))
             found = self.recall(request, freshness)
             if found is not None:
                 return found
         return None
+
+    def _wait(self, key: str, seconds: float) -> None:
+        assert self.leases is not None  # noqa: S101 - one of its leases is waited for
+        started = time.monotonic()
+        self.leases.wait(key, seconds)
+        self.waits += 1
+        self.waited += time.monotonic() - started
 
     def _once_more(
         self, request: Request, freshness: Freshness, fill: Fill, held: Held

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import Context
 from dataclasses import dataclass, replace
 from random import random
@@ -39,6 +39,7 @@ __all__ = ["HIT", "Answer", "Fills", "Request"]
 HIT = "kept, and nothing it depends on has changed"
 _ENTRY = 2500  # bytes of an entry besides its value: keys, sources, shortcuts (as tracemalloc saw)
 _PLACE = 400  # bytes of one value in the change index and in its condition
+_UNTRACED: AbstractContextManager[None] = nullcontext()
 _NONE_HELD: frozenset[LocalLease] = frozenset()
 
 
@@ -111,6 +112,7 @@ class Fills:
         self.board = board
         self.proof = proof
         self.durable: Durable | None = None
+        self.tracing: Callable[[Request], AbstractContextManager[Any]] | None = None
         self._tasks: set[asyncio.Task[Answer]] = set()
         self._stopped = Stopped()
 
@@ -155,7 +157,7 @@ class Fills:
                     self._renew(request, compute)
                 return self.hit(claim)
             if isinstance(claim, Fill):
-                with self._computing(claim) as done:
+                with self._traced(request), self._computing(claim) as done:
                     done.value = compute()
                 return self._settle(request, claim, done)
             try:
@@ -176,7 +178,11 @@ class Fills:
                     self._renew_async(request, compute)
                 return self.hit(claim)
             if isinstance(claim, Fill):
-                with self._stopped.holding(claim.lease), self._computing(claim) as done:
+                with (
+                    self._stopped.holding(claim.lease),
+                    self._traced(request),
+                    self._computing(claim) as done,
+                ):
                     done.value = await compute()
                 return self._settle(request, claim, done)
             try:
@@ -260,6 +266,9 @@ class Fills:
             collector.observe_stranger()  # before it reads: nobody may join it from now on
             return frozenset(c.lease for c in chain), None
         return frozenset(c.lease for c in chain), collector.fill
+
+    def _traced(self, request: Request) -> AbstractContextManager[Any]:
+        return _UNTRACED if self.tracing is None else self.tracing(request)
 
     def _computing(self, fill: Fill) -> _Computation:
         lease = cast("LocalLease", fill.lease)

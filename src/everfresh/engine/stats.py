@@ -48,6 +48,7 @@ class Stats:
     ``recalled`` counts answers found in the store beyond memory, ``cutoffs`` those that were kept
     because their parts came out the same, ``voided`` computations whose
     source changed meanwhile, ``joined`` callers that shared the computation of another.
+    ``lease_waits`` counts waits for other processes' computations, ``lease_seconds`` their time.
     ``lag`` is how many seconds ago other writers were last heard, None where there are none;
     ``troubles`` says which parts of the cache cannot be used now, and why.
     """
@@ -68,6 +69,8 @@ class Stats:
     cutoffs: int
     seconds_saved: float
     hit_ratio: float
+    lease_waits: int = 0
+    lease_seconds: float = 0.0
     lag: float | None = None
     troubles: tuple[str, ...] = ()
 
