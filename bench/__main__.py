@@ -22,6 +22,7 @@ CASES = (
     "tracked_writes",
     "watching",
     "dashboard",
+    "processes",
 )
 PACKAGES = (
     "everfresh",
@@ -31,6 +32,8 @@ PACKAGES = (
     "cachebox",
     "cashews",
     "diskcache",
+    "redis",
+    "psycopg",
 )
 HERE = Path(__file__).parent
 

@@ -60,11 +60,13 @@ BEGIN
   END IF;
   RETURN NULL;
 END $everfresh$"""
-# a notification makes PREPARE TRANSACTION fail, and with a full queue every COMMIT
+# A notification makes PREPARE TRANSACTION fail, and with a full queue every COMMIT; it makes commits
+# wait for each other, too, so of those that are under way only one gives it
 _WAKE = """CREATE OR REPLACE FUNCTION everfresh.wake() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $everfresh$
 BEGIN
-  IF current_setting('max_prepared_transactions') = '0' AND pg_notification_queue_usage() < 0.5 THEN
+  IF current_setting('max_prepared_transactions') = '0' AND pg_notification_queue_usage() < 0.5
+     AND pg_try_advisory_xact_lock(hashtext('everfresh.wake')) THEN
     PERFORM pg_notify('everfresh', '');
   END IF;
   RETURN NULL;

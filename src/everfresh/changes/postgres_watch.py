@@ -51,6 +51,8 @@ _SETTINGS = (
     " SET plan_cache_mode = force_generic_plan"  # a look is planned once, not each time
 )
 _FIRST_RETRY, _LAST_RETRY = 0.05, 5.0  # seconds between two attempts to connect
+_UNTOLD = 0.05  # seconds after which it is looked although nobody has notified
+_AWAKE = 3  # looks, an interval apart, after a notification
 _STATUSES = 200  # transactions whose outcome is asked for; of more, one has committed for sure
 _watches: weakref.WeakSet[PostgresWatch] = weakref.WeakSet()
 
@@ -77,6 +79,7 @@ class PostgresWatch:
         self._closed = self._suspect = False
         self._failures, self._retry = 0, 0.0
         self._listener: Listener | None = None
+        self._awake = 0  # looks without waiting for a notification
         self.renew()
         _watches.add(self)
         self.poll()
@@ -243,7 +246,10 @@ class PostgresWatch:
         try:
             if self._listener is None:
                 self._listener = Listener(self._parameters())
-            self._listener.wait(stop, max(interval, bound / 4))
+            # not all who commit give a notification of their own: look again soon after one
+            pause = interval if self._awake else max(interval, min(bound / 4, _UNTOLD))
+            heard = self._listener.wait(stop, pause)
+            self._awake = _AWAKE if heard else max(self._awake - 1, 0)
         except EverfreshError:
             self._listener = None
             return stop.wait(interval)
