@@ -181,7 +181,7 @@ def everfresh_reader(url: str, pipe) -> None:
     import threading
 
     with everfresh.open(url, freshness=everfresh.bounded(10.0)) as cache:
-        while cache.feed.watch._listener is None:
+        while cache.feed.watch.source.listener is None:
             time.sleep(0.01)
         heard, made = threading.Event(), cache.board._make_stale
         at = [0.0]

@@ -12,6 +12,7 @@ from everfresh.errors import ConfigurationError
 __all__ = ["SUSPENDED_TOO", "Settings", "check_seconds"]
 
 _YEAR = 366 * 86_400.0
+FEEDS = ("outbox", "slot")
 POLICIES = ("half_life", "gdsf", "lru")
 # it goes on while the machine is suspended, which the monotonic clock of Linux does not
 SUSPENDED_TOO: Callable[[], float] = (
@@ -39,6 +40,9 @@ class Settings:
     its end, the earlier the longer it takes (1 is usual, None never). None of these ever gives an
     answer that a change has outdated.
 
+    ``feed``: how other writers of PostgreSQL are heard row by row, ``"outbox"`` (triggers) or
+    ``"slot"`` (logical decoding, the server's ``wal_level`` must be ``logical``).
+
     ``store``: URL of where answers are kept beyond memory (``"sqlite:///answers.db"``,
     ``"redis://cache:6379/0"``), at most ``store_bytes`` of them, in bytes. ``store_key``: a secret
     of 16 to 64 bytes with which values in a Redis are signed; others' are absent. ``catalogue``:
@@ -56,6 +60,7 @@ class Settings:
     clock: Callable[[], float] = SUSPENDED_TOO
     freshness: object = "bounded"
     poll_interval: float = 0.01
+    feed: str = "outbox"
     stale_while_revalidate: float | None = None
     early_refresh: float | None = None
     store: str | None = field(default=None, repr=False)  # it may hold a password
@@ -64,6 +69,8 @@ class Settings:
     catalogue: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        if self.feed not in FEEDS:
+            raise ConfigurationError(f"unknown feed {self.feed!r}: use {' or '.join(FEEDS)}")
         if self.policy not in POLICIES:
             raise ConfigurationError(f"unknown policy {self.policy!r}: use {', '.join(POLICIES)}")
         for name in ("max_bytes", "half_life", "plans", "store_bytes"):

@@ -267,7 +267,9 @@ def test_what_another_server_answers_is_not_kept(server, url):
 def test_notifications_wake_and_fail_nobody(url):
     with opened(url, freshness=everfresh.bounded(60.0)) as cache:
         cache.track()
-        until(lambda: cache.feed.watch._listener is not None)  # it is asked every 15 s from now on
+        until(
+            lambda: cache.feed.watch.source.listener is not None
+        )  # it is asked every 15 s from now on
         until(lambda: trusted(cache))
         write(url, "INSERT INTO t (k) VALUES (1)")
         started = time.monotonic()

@@ -31,6 +31,8 @@ _PARTS = (
     f"{_SCHEMAS} WHERE nspname NOT LIKE 'pg\\_%' AND nspname <> 'everfresh_store'",
     "SELECT inhrelid, inhparent, xmin FROM pg_inherits WHERE inhrelid >= 16384",
     "SELECT oid, xmin FROM pg_policy",
+    "SELECT oid, xmin FROM pg_publication",
+    "SELECT oid, xmin FROM pg_publication_rel",
     "SELECT oid, rolsuper, rolinherit, rolbypassrls FROM pg_roles",
     "SELECT roleid, member, xmin FROM pg_auth_members",
 )

@@ -14,12 +14,13 @@ from everfresh.changes.postgres_definitions import DEFINITIONS
 from everfresh.changes.postgres_tables import Tracked
 from everfresh.changes.watching import FEED
 from everfresh.connect.describe_postgres import TIMELINE
+from everfresh.connect.replication import lsn
 from everfresh.connect.wire import Row, Wire
 from everfresh.kernel.affinity_postgres import Family
 from everfresh.kernel.change import Change
 from everfresh.kernel.mark import SnapshotMark
 
-__all__ = ["MARK", "Look", "history_of", "look", "moved", "read_changes"]
+__all__ = ["MARK", "Look", "history_of", "look", "look_at_log", "moved", "read_changes"]
 
 _ROWS = 20_000  # changes read one by one; beyond, the tables they are of count as changed
 
@@ -51,6 +52,7 @@ class Look:
     pruned: int = 0
     rows: Sequence[Row] = field(default=())
     full: bool = False  # there were more rows than one look reads
+    position: int = 0  # in the log
 
 
 def history_of(wire: Wire) -> tuple[str, str]:
@@ -95,6 +97,17 @@ def look(wire: Wire, since: SnapshotMark, *, outbox: bool, defined: str | None) 
         rows[:_ROWS],
         len(rows) > _ROWS,
     )
+
+
+def look_at_log(wire: Wire, since: SnapshotMark, *, defined: str | None) -> Look:
+    """Take a snapshot and return it, with a position in the log behind all that it sees."""
+    asked = "NULL" if defined is None else _DEFINITIONS.format("$1")
+    position = "CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn()::text END"
+    statement = f"SELECT pg_current_snapshot()::text, {TIMELINE}, {asked}, {position}"
+    given = () if defined is None else (defined,)
+    snapshot, timeline, told, at = wire.rows(statement, *given, prepare=True)[0]
+    mark = SnapshotMark.parse(FEED, since.history, snapshot or "")
+    return Look(mark, timeline or "", told, position=lsn(at or "0/0"))
 
 
 def read_changes(

@@ -60,8 +60,8 @@ BEGIN
   END IF;
   RETURN NULL;
 END $everfresh$"""
-# A notification makes PREPARE TRANSACTION fail, and with a full queue every COMMIT; it makes commits
-# wait for each other, too, so of those that are under way only one gives it
+# A notification makes PREPARE TRANSACTION fail, and with a full queue every COMMIT; it also makes
+# commits wait for each other, so of those that are under way only one gives it
 _WAKE = """CREATE OR REPLACE FUNCTION everfresh.wake() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $everfresh$
 BEGIN

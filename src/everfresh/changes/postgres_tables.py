@@ -12,7 +12,7 @@ from everfresh.connect.wire import Wire
 from everfresh.errors import ConfigurationError
 from everfresh.kernel.affinity_postgres import Family, family_of
 
-__all__ = ["Installed", "Tracked", "examine", "quoted"]
+__all__ = ["Installed", "Tracked", "examine", "examine_publication", "quoted"]
 
 _OURS = frozenset({"everfresh_row", "everfresh_truncate"})
 
@@ -52,6 +52,13 @@ SELECT c.oid, n.nspname, c.relname, c.relkind,
  WHERE c.relkind IN ('r', 'p', 'm', 'f') AND c.relpersistence <> 't'
    AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'everfresh', 'everfresh_store')
    AND n.nspname NOT LIKE 'pg\\_toast%'"""
+
+_PUBLICATION = "everfresh"
+_PUBLISHED = """
+SELECT t.schemaname, t.tablename FROM pg_publication p
+  LEFT JOIN pg_publication_tables t ON t.pubname = p.pubname
+ WHERE p.pubname = $1 AND p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate
+   AND NOT p.pubviaroot"""
 
 _KINDS = {"m": "a materialised view: REFRESH CONCURRENTLY fires no trigger", "f": "a foreign table"}
 
@@ -100,7 +107,8 @@ class Tracked:
 class Installed:
     """Hold what was found; ``outbox`` is None where there is none, ``tables`` are by oid.
 
-    ``wakes``: writers may notify. ``why_not`` says why the outbox cannot be read.
+    ``wakes``: writers may notify. ``why_not`` says why the outbox cannot be read. ``published`` are
+    the tables that a publication tells of, None where triggers do.
     """
 
     outbox: str | None
@@ -108,6 +116,7 @@ class Installed:
     wakes: bool
     tables: Mapping[int, Tracked] = field(default_factory=dict)
     why_not: str | None = None
+    published: frozenset[str] | None = None
 
     @cached_property
     def tracked(self) -> frozenset[str]:
@@ -116,15 +125,25 @@ class Installed:
             return frozenset()
         lacking: set[str] = set()
         for table in self.tables.values():
-            if table.kind != "p" and not table.logged:
+            if table.kind != "p" and not self._told_of(table):
                 lacking |= {table.canonical, *table.above}
         return frozenset(t.canonical for t in self.tables.values()) - lacking
+
+    @property
+    def _lacking(self) -> str:
+        if self.published is not None:
+            return "it is not in the publication everfresh"
+        return "it has no triggers of everfresh"
+
+    def _told_of(self, table: Tracked) -> bool:
+        published = self.published
+        return table.logged if published is None else table.canonical in published
 
     @cached_property
     def untracked(self) -> dict[str, str]:
         """The other tables, with why."""
         return {
-            t.canonical: self.why_not or _KINDS.get(t.kind, "it has no triggers of everfresh")
+            t.canonical: self.why_not or _KINDS.get(t.kind, self._lacking)
             for t in self.tables.values()
             if t.canonical not in self.tracked
         }
@@ -183,6 +202,15 @@ def _means(table: Tracked, name: object) -> bool:
     if not isinstance(name, str):
         raise ConfigurationError(f"tables are named by text, not by {name!r}")
     return name in (table.canonical, table.name)
+
+
+def examine_publication(wire: Wire) -> Installed:
+    """Read which tables a publication of ours tells of, and every table."""
+    found = wire.rows(_PUBLISHED, _PUBLICATION)
+    whole = {f"{schema}.{name}" for schema, name in found if name is not None}
+    why_not = None if found else "there is no publication everfresh"
+    tables = _with_ancestors({table.oid: table for table in map(_table, wire.rows(_TABLES))})
+    return Installed("slot", True, True, tables, why_not, frozenset(whole))
 
 
 def examine(wire: Wire) -> Installed:

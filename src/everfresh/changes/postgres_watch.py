@@ -24,7 +24,6 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import MissingGreenlet
 from sqlalchemy.util import await_only
 
-from everfresh.changes import postgres_tracking
 from everfresh.changes.postgres_look import (
     MARK,
     Look,
@@ -33,14 +32,14 @@ from everfresh.changes.postgres_look import (
     moved,
     read_changes,
 )
-from everfresh.changes.postgres_tables import Installed, examine
-from everfresh.changes.postgres_wake import Listener
+from everfresh.changes.postgres_sources import OutboxSource, Source
+from everfresh.changes.postgres_tables import Installed
 from everfresh.changes.publisher import Publisher
 from everfresh.changes.turns import Turns
 from everfresh.changes.watching import FEED, Mode, Tracking
 from everfresh.changes.window import Window
 from everfresh.connect.wire import Wire, conninfo
-from everfresh.errors import ConfigurationError, ConnectionFailedError, EverfreshError
+from everfresh.errors import ConfigurationError, ConnectionFailedError
 from everfresh.kernel.change import Change
 from everfresh.kernel.mark import SeenMark, SnapshotMark
 
@@ -51,8 +50,6 @@ _SETTINGS = (
     " SET plan_cache_mode = force_generic_plan"  # a look is planned once, not each time
 )
 _FIRST_RETRY, _LAST_RETRY = 0.05, 5.0  # seconds between two attempts to connect
-_UNTOLD = 0.05  # seconds after which it is looked although nobody has notified
-_AWAKE = 3  # looks, an interval apart, after a notification
 _STATUSES = 200  # transactions whose outcome is asked for; of more, one has committed for sure
 _watches: weakref.WeakSet[PostgresWatch] = weakref.WeakSet()
 
@@ -60,8 +57,16 @@ _watches: weakref.WeakSet[PostgresWatch] = weakref.WeakSet()
 class PostgresWatch:
     """Publish what others commit to one PostgreSQL database, whenever it is polled."""
 
-    def __init__(self, engine: Engine, publisher: Publisher, *, row_limit: int = 1000) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        publisher: Publisher,
+        *,
+        row_limit: int = 1000,
+        source: Source | None = None,
+    ) -> None:
         self._engine = engine
+        self.source = source or OutboxSource()
         self._publisher = publisher
         self._limit = row_limit
         self._conninfo: str | None = None
@@ -78,8 +83,6 @@ class PostgresWatch:
         self._trouble = "it was not polled yet"
         self._closed = self._suspect = False
         self._failures, self._retry = 0, 0.0
-        self._listener: Listener | None = None
-        self._awake = 0  # looks without waiting for a notification
         self.renew()
         _watches.add(self)
         self.poll()
@@ -90,7 +93,8 @@ class PostgresWatch:
         self._turns = Turns()
         if self._wire is not None:
             self._wire.leave()
-        self._wire, self._listener = None, None
+        self._wire = None
+        self.source.forget()
 
     # -- what is known
 
@@ -116,13 +120,13 @@ class PostgresWatch:
         if found.why_not is not None:
             return found.why_not
         if not found.tracked:
-            return "no triggers and no outbox are installed"
+            return f"there is no {self.source.means}: nothing is tracked"
         return f"{len(found.tracked)} tables are tracked, {len(found.untracked)} are not"
 
     @property
     def means(self) -> str:
         """What proves an answer, in a few words."""
-        return "outbox" if self.mode == "tracked" else "pg_current_snapshot"
+        return self.source.means if self.mode == "tracked" else "pg_current_snapshot"
 
     @property
     def untracked(self) -> frozenset[str]:
@@ -202,6 +206,12 @@ class PostgresWatch:
             cursor.close()
         return self.understood(str(snapshot), timeline or "")
 
+    def early(self, mark: SeenMark) -> Sequence[Change] | None:
+        """Return what was told of already and this reader does not see; None if it is not known."""
+        if not self.source.early or self.mode != "tracked" or not isinstance(mark, SnapshotMark):
+            return ()
+        return self._window.since(mark)
+
     def understood(self, snapshot: str, timeline: str) -> SnapshotMark | None:
         """Return the mark of a snapshot, None if it was taken on a server we do not hear."""
         at = self._at
@@ -221,7 +231,7 @@ class PostgresWatch:
         if at is None or mark.history != at.history:
             return None
         told = self._window.since(mark)
-        return self._asked_since(mark) if told is None else told
+        return self._asked_since(mark) if told is None and self.source.remembers else told
 
     def _asked_since(self, mark: SnapshotMark) -> Sequence[Change] | None:
         with self._lock:
@@ -241,24 +251,15 @@ class PostgresWatch:
     def wait(self, stop: Event, interval: float, bound: float) -> bool:
         """Wait for a writer's notification, where they notify, or for the interval."""
         found = self._installed
-        if found is None or not found.listens or self.mode != "tracked":
+        if found is None or self.mode != "tracked":
             return stop.wait(interval)
-        try:
-            if self._listener is None:
-                self._listener = Listener(self._parameters())
-            # not all who commit give a notification of their own: look again soon after one
-            pause = interval if self._awake else max(interval, min(bound / 4, _UNTOLD))
-            heard = self._listener.wait(stop, pause)
-            self._awake = _AWAKE if heard else max(self._awake - 1, 0)
-        except EverfreshError:
-            self._listener = None
-            return stop.wait(interval)
-        return stop.is_set()
+        return self.source.wait(self._parameters(), found, stop, interval, bound)
 
     def close(self) -> None:
         """Close the connections; every later poll says False."""
         with self._lock:
             self._closed, self._at, self._trouble = True, None, "it is closed"
+            self.source.close()
             if self._wire is not None:
                 self._wire.close()
             self._wire = None
@@ -266,34 +267,34 @@ class PostgresWatch:
     # -- tracking, on a connection of its own
 
     def install(self, tables: Sequence[str] | None = None, readers: Sequence[str] = ()) -> Tracking:
-        """Track these tables, or all; see `postgres_tracking.install`."""
+        """Track these tables, or all; see `postgres_tracking.Ways.install`."""
         with self._maintenance() as wire:
-            return postgres_tracking.install(wire, tables, readers)
+            return self.source.tracking.install(wire, tables, readers)
 
     def plan(self, tables: Sequence[str] | None = None, readers: Sequence[str] = ()) -> list[str]:
-        """Return the SQL that `install` would run; see `postgres_tracking.plan`."""
+        """Return the SQL that `install` would run; see `postgres_tracking.Ways.plan`."""
         with self._maintenance() as wire:
-            return postgres_tracking.plan(wire, tables, readers)
+            return self.source.tracking.plan(wire, tables, readers)
 
     def remove(self) -> Tracking:
-        """Stop tracking; see `postgres_tracking.remove`."""
+        """Stop tracking; see `postgres_tracking.Ways.remove`."""
         with self._maintenance() as wire:
-            return postgres_tracking.remove(wire)
+            return self.source.tracking.remove(wire)
 
     def status(self) -> Tracking:
-        """Return what is tracked; see `postgres_tracking.status`."""
+        """Return what is tracked; see `postgres_tracking.Ways.status`."""
         with self._maintenance() as wire:
-            return postgres_tracking.status(wire)
+            return self.source.tracking.status(wire)
 
     def announce(self, tables: Sequence[str] | None = None) -> list[str]:
-        """Tell every process that these tables changed; see `postgres_tracking.announce`."""
+        """Tell every process that these tables changed; see `postgres_tracking.Ways.announce`."""
         with self._maintenance() as wire:
-            return postgres_tracking.announce(wire, tables)
+            return self.source.tracking.announce(wire, tables)
 
     def prune(self, keep_rows: int) -> int:
-        """Delete all but about the latest changes; see `postgres_tracking.prune`."""
+        """Delete all but about the latest changes; see `postgres_tracking.Ways.prune`."""
         with self._maintenance() as wire:
-            return postgres_tracking.prune(wire, keep_rows)
+            return self.source.tracking.prune(wire, keep_rows)
 
     @contextlib.contextmanager
     def _maintenance(self) -> Iterator[Wire]:
@@ -357,7 +358,9 @@ class PostgresWatch:
         assert self._wire is not None  # noqa: S101
         nothing = SnapshotMark(FEED, "", 0, 0)
         first = look(self._wire, nothing, outbox=False, defined="")
-        self._installed = examine(self._wire)
+        self._installed = self.source.begin(self._wire, self._parameters())
+        if self.source.early:  # what it tells of begins after this
+            first = look(self._wire, nothing, outbox=False, defined="")
         again = look(self._wire, nothing, outbox=False, defined="")
         if again.definitions != first.definitions:
             raise ConnectionFailedError("the schema is being changed just now")
@@ -382,11 +385,11 @@ class PostgresWatch:
         asked = started >= self._defined + definitions
         defined = self._defined_at if asked else None
         try:
-            seen = look(wire, at, outbox=bool(found.tracked), defined=defined)
+            seen = self.source.look(wire, at, found, defined)
         except ConnectionFailedError:
             if wire.closed:
                 raise
-            return self._begin_anew("the outbox cannot be read")  # it was dropped, or forbidden
+            return self._begin_anew(f"the {self.source.means} cannot be read")  # it is gone
         if not seen.timeline or seen.timeline != self._timeline:
             raise ConnectionFailedError("it is a standby now, or was promoted")
         if self._redefined(seen):
@@ -416,15 +419,17 @@ class PostgresWatch:
 
     def _continues(self, seen: Look, since: SnapshotMark) -> bool:
         found = self._installed
+        if not self.source.remembers:
+            return True  # what has lost something says so
         same = found is not None and seen.outbox == found.outbox
         return same and seen.pruned <= since.xmin
 
     def _tell(
         self, wire: Wire, at: SnapshotMark, now: SnapshotMark, seen: Look, found: Installed
     ) -> None:
-        told = read_changes(wire, seen, at, found.tables, self._limit)
+        told = self.source.changes(wire, seen, at, found, self._limit)
         if told is None:
-            self._lose(now, "the outbox tells of a table that is not known")
+            self._lose(now, f"the {self.source.means} tells of a table that is not known")
             return
         if found.untracked and self._foreign(wire, at, seen):
             told += [Change(name) for name in sorted(found.untracked)]

@@ -43,13 +43,14 @@ class SessionFeed:
     """Hear every commit of one engine, on SQLite row by row; a `kernel.ports.ChangeFeed`.
 
     ``row_limit`` is the number of rows of one table in one transaction above which the whole
-    table counts as changed. An engine can be watched by one feed at a time: a second one raises
+    table counts as changed; ``slot``: others' commits to PostgreSQL are heard through a replication
+    slot. An engine can be watched by one feed at a time: a second one raises
     `ConfigurationError` until the first is closed. An AsyncEngine is watched as its sync_engine.
     """
 
     name = "session"
 
-    def __init__(self, engine: Engine, *, row_limit: int = 1000) -> None:
+    def __init__(self, engine: Engine, *, row_limit: int = 1000, slot: bool = False) -> None:
         engine = getattr(engine, "sync_engine", engine)
         if engine.dialect.name not in ("sqlite", "postgresql"):
             raise ConfigurationError(
@@ -65,7 +66,7 @@ class SessionFeed:
         self.session: Settings | None = None  # that the answers are made with; None before any is
         self._shared = SharedSchema(self._schema_changed)
         self._statements = Statements(classify, engine.dialect.name, _KNOWN_STATEMENTS)
-        self.watch = watch(engine, self._publisher, row_limit)
+        self.watch = watch(engine, self._publisher, row_limit, slot=slot)
         self._connections = Connections(engine, self._shared, row_limit, self.watch)
         self._commits = Commits(engine, self._publisher, self.watch)
         self._wrapping = Wrapping(engine.dialect, self)
@@ -124,6 +125,14 @@ class SessionFeed:
         """Return the mark of a PostgreSQL snapshot, None if it is of a server not heard here."""
         watch = self.watch
         return watch.understood(snapshot, timeline) if isinstance(watch, PostgresWatch) else None
+
+    def early(self, mark: SeenMark) -> Sequence[Change] | None:
+        """Return what was told of already and a reader with this mark does not see.
+
+        None where that is not known; nothing where what is told of is seen by everybody later.
+        """
+        watch = self.watch
+        return watch.early(mark) if isinstance(watch, PostgresWatch) else ()
 
     def since(self, mark: SeenMark) -> Sequence[Change] | None:
         """Return all changes after the mark up to now, None if that cannot be told."""

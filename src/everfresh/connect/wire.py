@@ -154,6 +154,49 @@ class Wire:
             raise self._lost(str(error)) from None
         return heard
 
+    def begin_copy(self, statement: str) -> None:
+        """Run a command that turns the line into a stream both ways."""
+        try:
+            self.pg.send_query(statement.encode())
+            result = self._result(time.monotonic() + self.timeout)
+        except self._error as error:
+            raise self._lost(str(error)) from None
+        if result is None or result.status != self._pq.ExecStatus.COPY_BOTH:
+            text = b"" if result is None else result.error_message
+            self.close()
+            raise ConnectionFailedError(text.decode(errors="replace").strip())
+
+    def copied(self, seconds: float, wake: int) -> list[bytes]:
+        """Return what came on a stream, waiting for the first piece at most this long.
+
+        It does not wait any more once the file descriptor ``wake`` can be read.
+        """
+        found: list[bytes] = []
+        try:
+            while True:
+                size, data = self.pg.get_copy_data(1)
+                if size > 0:
+                    found.append(bytes(data))
+                elif size < 0:
+                    raise self._lost("the server ended the stream")
+                elif found or not self._readable(seconds, wake):
+                    return found
+                else:
+                    self.pg.consume_input()
+        except self._error as error:
+            raise self._lost(str(error)) from None
+
+    def copy(self, data: bytes) -> None:
+        """Send a piece on a stream."""
+        deadline = time.monotonic() + self.timeout
+        try:
+            self.pg.put_copy_data(data)
+            while self.pg.flush():
+                self._await(select.POLLIN | select.POLLOUT, deadline)
+                self.pg.consume_input()
+        except self._error as error:
+            raise self._lost(str(error)) from None
+
     def close(self) -> None:
         """End the connection."""
         self.pg.finish()
@@ -202,8 +245,13 @@ class Wire:
             pg.consume_input()
         return pg.get_result()
 
-    def _readable(self, seconds: float) -> bool:
-        return self._ready(select.POLLIN, seconds)
+    def _readable(self, seconds: float, wake: int | None = None) -> bool:
+        if wake is None:
+            return self._ready(select.POLLIN, seconds)
+        poller = select.poll()
+        for each in (self.pg.socket, wake):
+            poller.register(each, select.POLLIN)
+        return self.pg.socket in dict(poller.poll(max(seconds, 0.0) * 1000))
 
     def _ready(self, events: int, seconds: float) -> bool:
         poller = select.poll()  # unlike select() it takes any number of open files

@@ -51,7 +51,7 @@ class Cache:
         self.freshness = freshness_of(self.settings.freshness)
         self._backing = Backing.open(self.settings)
         try:
-            self.feed = SessionFeed(engine)
+            self.feed = SessionFeed(engine, slot=self.settings.feed == "slot")
         except BaseException:
             self._backing.close()
             raise

@@ -18,10 +18,11 @@ from sqlalchemy.sql.elements import TextClause
 
 from everfresh.changes.session import SessionFeed
 from everfresh.connect.describe import DatabaseSchema, Identity, describe, identity, standing
-from everfresh.engine.lineage import current
+from everfresh.engine.lineage import Collector, current
 from everfresh.engine.rows import Rows, make_rows
 from everfresh.errors import ConfigurationError, StatementError
 from everfresh.kernel.keys import PLAIN, digest, plain_digest
+from everfresh.kernel.mark import SeenMark
 from everfresh.kernel.plan import Plan, Source, TableSource
 from everfresh.kernel.schema import Table
 from everfresh.kernel.sqltext import analyse, only_reads
@@ -263,6 +264,18 @@ class Reader:
         collector.fill.seen = self.feed.understood(snapshot, timeline)
         if collector.fill.seen is None and self.feed.mode != "none":
             collector.taint("it was read from a standby, or from another server than is heard")
+        elif collector.fill.seen is not None:
+            self._check_early(collector, collector.fill.seen)
+
+    def _check_early(self, collector: Collector, seen: SeenMark) -> None:
+        """Do not keep what does not see a change that was told of before the fill was there.
+
+        A log tells of commits in another order than they become visible in.
+        """
+        told = self.feed.early(seen)
+        sources = collector.fill.sources
+        if told is None or any(source.touched_by(c) for c in told for source in sources):
+            collector.taint("a change that it does not see was told of already")
 
     def _own_writes(self, connection: Connection) -> int | None:
         """Return a stamp of the connection's own writes, None while some are uncommitted.

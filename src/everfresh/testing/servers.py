@@ -176,8 +176,18 @@ class PostgresServer(Server):
 
     def drop_database(self, url: str) -> None:
         """Drop a database made by `fresh_database`, ending its connections."""
+        import psycopg
+
         name = url.rpartition("/")[2].partition("?")[0]
-        self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        deadline = time.monotonic() + _STOP_SECONDS
+        while True:
+            try:
+                self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+                return
+            except psycopg.errors.ObjectInUse:  # a replication slot whose line was just closed
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
 
     def _libpq(self) -> str:
         return self.url.replace("postgresql+psycopg://", "postgresql://", 1)
