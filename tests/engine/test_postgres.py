@@ -262,7 +262,7 @@ def test_stored_answers_are_proven_by_the_outbox_after_a_restart(url, other, tmp
 def test_a_strict_hit_asks_one_statement(tracked):
     """And no catalogue is read while nothing is committed."""
     statuses(tracked, 6)
-    wire = tracked.feed.watch._wire
+    wire = tracked.feed.watch.link.wire
     asked, rows = [], wire.rows
 
     def note(statement, *parameters, **options):
@@ -284,10 +284,10 @@ def test_strict_readers_that_come_together_share_one_look(tracked):
     watch = tracked.feed.watch
     looks, look, hold = [], watch._look, threading.Event()
 
-    def slow(definitions):
+    def slow(wire, definitions):
         looks.append(definitions)
         hold.wait(10)
-        return look(definitions)
+        return look(wire, definitions)
 
     watch._look = slow
     threads = [threading.Thread(target=statuses, args=(tracked, 6)) for _ in range(10)]

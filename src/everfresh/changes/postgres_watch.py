@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import random
 import time
 import weakref
 from collections.abc import Iterator, Sequence
@@ -24,10 +23,10 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import MissingGreenlet
 from sqlalchemy.util import await_only
 
+from everfresh.changes.postgres_link import Link
 from everfresh.changes.postgres_look import (
     MARK,
     Look,
-    history_of,
     look,
     moved,
     read_changes,
@@ -38,18 +37,13 @@ from everfresh.changes.publisher import Publisher
 from everfresh.changes.turns import Turns
 from everfresh.changes.watching import FEED, Mode, Tracking
 from everfresh.changes.window import Window
-from everfresh.connect.wire import Wire, conninfo
-from everfresh.errors import ConfigurationError, ConnectionFailedError
+from everfresh.connect.wire import Wire
+from everfresh.errors import ConnectionFailedError
 from everfresh.kernel.change import Change
 from everfresh.kernel.mark import SeenMark, SnapshotMark
 
 __all__ = ["PostgresWatch"]
 
-_SETTINGS = (
-    "SET search_path = pg_catalog; SET TimeZone = 'UTC'; SET default_transaction_read_only = off;"
-    " SET plan_cache_mode = force_generic_plan"  # a look is planned once, not each time
-)
-_FIRST_RETRY, _LAST_RETRY = 0.05, 5.0  # seconds between two attempts to connect
 _STATUSES = 200  # transactions whose outcome is asked for; of more, one has committed for sure
 _watches: weakref.WeakSet[PostgresWatch] = weakref.WeakSet()
 
@@ -69,20 +63,17 @@ class PostgresWatch:
         self.source = source or OutboxSource()
         self._publisher = publisher
         self._limit = row_limit
-        self._conninfo: str | None = None
-        self._wire: Wire | None = None
+        self.link = Link(engine)
         self._installed: Installed | None = None
         self._at: SnapshotMark | None = None  # up to which all is published
-        self._base = self._timeline = ""
+        self._numbering = ("", "")  # of the server that `_at` is of
         self._definitions: str | None = None
         self._defined_at = ""  # the snapshot they were read in
         self._defined = -inf  # when they were looked at, on the monotonic clock
         self._wanted = inf  # how long ago they may have been looked at, for who waits for a look
         self._window = Window()
         self._own: set[int] = set()  # transactions of ours that are told of by themselves
-        self._trouble = "it was not polled yet"
-        self._closed = self._suspect = False
-        self._failures, self._retry = 0, 0.0
+        self._closed = False
         self.renew()
         _watches.add(self)
         self.poll()
@@ -91,9 +82,7 @@ class PostgresWatch:
         """Begin without the locks and connections of a parent process."""
         self._lock = RLock()
         self._turns = Turns()
-        if self._wire is not None:
-            self._wire.leave()
-        self._wire = None
+        self.link.leave()
         self.source.forget()
 
     # -- what is known
@@ -116,7 +105,7 @@ class PostgresWatch:
         """Why the mode is what it is, in words for a receipt."""
         found = self._installed
         if found is None or self._at is None:
-            return self._trouble
+            return self.link.trouble
         if found.why_not is not None:
             return found.why_not
         if not found.tracked:
@@ -160,12 +149,14 @@ class PostgresWatch:
     def _poll(self) -> bool:
         with self._lock:
             definitions, self._wanted = self._wanted, inf
-            if self._closed or not self._ready():
+            wire = None if self._closed else self.link.ready()
+            if wire is None:
                 return False
             try:
-                return self._look(definitions)
+                self._know(wire)
+                return self._look(wire, definitions)
             except (ConnectionFailedError, ValueError) as error:
-                self._failed(error)
+                self.link.failed(error)
                 return False
 
     def told(self, changes: Sequence[Change]) -> Sequence[Change]:
@@ -173,15 +164,17 @@ class PostgresWatch:
         found = self._installed
         if found is None or not found.tracked or any(change.table is None for change in changes):
             return changes
-        if not self._heard():
+        # code of the user's that may have written anything may have changed definitions, too
+        anything = {change.table for change in changes} >= found.tracked
+        if not self._heard(0.0 if anything else inf):
             return changes
         return [change for change in changes if change.table not in found.tracked]
 
-    def _heard(self) -> bool:
+    def _heard(self, definitions: float) -> bool:
         if not self._engine.dialect.is_async:
-            return self.poll(definitions=inf)
+            return self.poll(definitions)
         try:  # in a greenlet of an event loop, which is not to be blocked
-            return bool(await_only(asyncio.to_thread(self.poll, inf)))
+            return bool(await_only(asyncio.to_thread(self.poll, definitions)))
         except MissingGreenlet:
             return False
 
@@ -215,8 +208,8 @@ class PostgresWatch:
     def understood(self, snapshot: str, timeline: str) -> SnapshotMark | None:
         """Return the mark of a snapshot, None if it was taken on a server we do not hear."""
         at = self._at
-        if at is None or not timeline or timeline != self._timeline:
-            self._suspect |= bool(timeline) and timeline != self._timeline
+        if at is None or not timeline or timeline != self.link.timeline:
+            self.link.suspect |= bool(timeline) and timeline != self.link.timeline
             return None
         return SnapshotMark.parse(FEED, at.history, snapshot)
 
@@ -235,16 +228,16 @@ class PostgresWatch:
 
     def _asked_since(self, mark: SnapshotMark) -> Sequence[Change] | None:
         with self._lock:
-            found, at = self._installed, self._at
-            if found is None or at is None or not self._ready() or self._wire is None:
+            found, at, wire = self._installed, self._at, self.link.ready()
+            if found is None or at is None or wire is None:
                 return None
             try:
-                seen = look(self._wire, mark, outbox=True, defined=self._defined_at)
+                seen = look(wire, mark, outbox=True, defined=self._defined_at)
                 if not self._continues(seen, mark) or self._redefined(seen):
                     return None
-                told = read_changes(self._wire, seen, mark, found.tables, self._limit)
+                told = read_changes(wire, seen, mark, found.tables, self._limit)
             except (ConnectionFailedError, ValueError) as error:
-                self._failed(error)
+                self.link.failed(error)
                 return None
             return None if told is None else [*told, *map(Change, sorted(found.untracked))]
 
@@ -253,16 +246,14 @@ class PostgresWatch:
         found = self._installed
         if found is None or self.mode != "tracked":
             return stop.wait(interval)
-        return self.source.wait(self._parameters(), found, stop, interval, bound)
+        return self.source.wait(self.link.parameters, found, stop, interval, bound)
 
     def close(self) -> None:
         """Close the connections; every later poll says False."""
         with self._lock:
-            self._closed, self._at, self._trouble = True, None, "it is closed"
+            self._closed, self._at, self.link.trouble = True, None, "it is closed"
             self.source.close()
-            if self._wire is not None:
-                self._wire.close()
-            self._wire = None
+            self.link.drop()
 
     # -- tracking, on a connection of its own
 
@@ -299,88 +290,44 @@ class PostgresWatch:
     @contextlib.contextmanager
     def _maintenance(self) -> Iterator[Wire]:
         try:
-            wire = Wire(self._parameters(), timeout=60.0, settings=_SETTINGS)
-        except ConnectionFailedError as error:
-            raise ConfigurationError(f"{error}; nothing was done") from error
-        try:
-            yield wire
-        except ConnectionFailedError as error:
-            raise ConfigurationError(f"the database refused: {error}; nothing was done") from error
+            with self.link.maintenance() as wire:
+                yield wire
         finally:
-            wire.close()
             self.poll()
 
-    # -- the connection; all of this under the lock
+    # -- what is tracked; all of this under the lock
 
-    def _parameters(self) -> str:
-        if self._conninfo is None:
-            self._conninfo = conninfo(self._engine)
-        return self._conninfo
-
-    def _ready(self) -> bool:
-        """Connect again if need be, not too often."""
-        wire = self._wire
-        if wire is not None and not wire.closed and not self._suspect:
-            return True
-        now = time.monotonic()
-        if now < self._retry:
-            return False
-        try:
-            if wire is not None:
-                wire.close()
-            self._wire, self._suspect = None, False
-            self._connect()
-        except Exception as error:  # drivers raise what they like where there is no server
-            self._failed(error)
-            self._failures += 1
-            wait = min(_FIRST_RETRY * 2**self._failures, _LAST_RETRY)
-            self._retry = now + wait * random.uniform(0.5, 1.0)  # noqa: S311 - to spread load
-            return False
-        self._failures = 0
-        return True
-
-    def _connect(self) -> None:
-        wire = Wire(self._parameters(), settings=_SETTINGS)
-        base, timeline = history_of(wire)
-        if not timeline:
-            wire.close()
-            raise ConnectionFailedError("it is a standby: its snapshots leave out what runs")
-        self._wire = wire
-        if self._at is None or (base, timeline) != (self._base, self._timeline):
-            # another server, or one that may have lost commits: nobody knows what was before
-            before, self._base, self._timeline = self._at, base, timeline
-            self._learn()
+    def _know(self, wire: Wire) -> None:
+        """Begin anew on another server, or one that may have lost commits: all is unproven."""
+        numbering = (self.link.base, self.link.timeline)
+        if self._at is None or numbering != self._numbering:
+            before, self._numbering = self._at, numbering
+            self._learn(wire)
             if before is not None:
                 self._publisher.report([Change(None)])
 
-    def _learn(self) -> None:
+    def _learn(self, wire: Wire) -> None:
         """Read what is tracked, and take what is committed now for the beginning."""
-        assert self._wire is not None  # noqa: S101
         nothing = SnapshotMark(FEED, "", 0, 0)
-        first = look(self._wire, nothing, outbox=False, defined="")
-        self._installed = self.source.begin(self._wire, self._parameters())
+        first = look(wire, nothing, outbox=False, defined="")
+        self._installed = self.source.begin(wire, self.link.parameters)
         if self.source.early:  # what it tells of begins after this
-            first = look(self._wire, nothing, outbox=False, defined="")
-        again = look(self._wire, nothing, outbox=False, defined="")
+            first = look(wire, nothing, outbox=False, defined="")
+        again = look(wire, nothing, outbox=False, defined="")
         if again.definitions != first.definitions:
             raise ConnectionFailedError("the schema is being changed just now")
         self._definitions, self._defined = first.definitions, time.monotonic()
         self._defined_at = str(first.snapshot)
         name = self._installed.outbox or "-"
-        history = f"{self._base}/{name}/{self._definitions}"
+        history = f"{self.link.base}/{name}/{self._definitions}"
         self._at = replace(first.snapshot, history=history)
         self._window.begin(self._at)
 
-    def _failed(self, error: Exception) -> None:
-        self._trouble = f"the database could not be asked: {error}"
-        if self._wire is not None and not self._wire.closed:
-            self._wire.close()  # in whatever state it is
-
     # -- looking
 
-    def _look(self, definitions: float) -> bool:
-        wire, at, found = self._wire, self._at, self._installed
-        assert wire is not None and at is not None and found is not None  # noqa: S101, PT018
+    def _look(self, wire: Wire, definitions: float) -> bool:
+        at, found = self._at, self._installed
+        assert at is not None and found is not None  # noqa: S101, PT018
         started = time.monotonic()
         asked = started >= self._defined + definitions
         defined = self._defined_at if asked else None
@@ -389,11 +336,11 @@ class PostgresWatch:
         except ConnectionFailedError:
             if wire.closed:
                 raise
-            return self._begin_anew(f"the {self.source.means} cannot be read")  # it is gone
-        if not seen.timeline or seen.timeline != self._timeline:
+            return self._begin_anew(wire, f"the {self.source.means} cannot be read")  # it is gone
+        if not seen.timeline or seen.timeline != self.link.timeline:
             raise ConnectionFailedError("it is a standby now, or was promoted")
         if self._redefined(seen):
-            return self._begin_anew("the schema, or who may read it, has changed")
+            return self._begin_anew(wire, "the schema, or who may read it, has changed")
         if asked:
             self._defined, self._defined_at = started, str(seen.snapshot)
         now = replace(seen.snapshot, history=at.history)
@@ -404,16 +351,17 @@ class PostgresWatch:
         else:
             self._tell(wire, at, now, seen, found)
         self._at = now
-        self._own = {number for number in self._own if number >= seen.snapshot.xmin}
+        # of a copy: who commits adds to it meanwhile
+        self._own -= {number for number in tuple(self._own) if number < seen.snapshot.xmin}
         return True
 
     def _redefined(self, seen: Look) -> bool:
         return seen.definitions is not None and seen.definitions != self._definitions
 
-    def _begin_anew(self, reason: str) -> bool:
+    def _begin_anew(self, wire: Wire, reason: str) -> bool:
         """Read the schema again; plans are void, and what was kept is of the one before."""
-        self._learn()
-        self._trouble = reason
+        self._learn(wire)
+        self.link.trouble = reason
         self._publisher.report([Change(None)])
         return True
 
