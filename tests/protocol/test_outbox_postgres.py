@@ -601,7 +601,7 @@ def test_a_transaction_of_ours_is_no_foreign_one(
         with other.transaction():
             other.execute("INSERT INTO t VALUES (1)")
             (number,) = other.execute("SELECT pg_current_xact_id()::text").fetchone() or ("0",)
-            ear.watch.own(int(number))
+            ear.watch.own(int(number), [])
         assert (ear.hear(), ear.losses) == ([], [])
         run("INSERT INTO t VALUES (2)")
         ear.hear()

@@ -48,7 +48,7 @@ class Commits:
             return
         flux = self._publisher.begin(changes)
         try:
-            pending.tell()
+            pending.tell(changes)
             with self._committing(pending):
                 run()
         except BaseException as error:
@@ -126,7 +126,7 @@ class Commits:
         changes = pending.changes()
         flux = self._publisher.begin(changes)
         try:
-            pending.tell()
+            pending.tell(changes)
             run()
         except BaseException as error:
             if self._outcome(error, pending) == "unknown":

@@ -65,7 +65,7 @@ class Pending(Protocol):
     def changes(self) -> list[Change]:
         """Return what the open transaction, about to be committed, has changed."""
 
-    def tell(self) -> None:
+    def tell(self, changes: Sequence[Change]) -> None:
         """Let what is about to be committed be known as ours to who hears the other writers."""
 
     def ended(self) -> None:

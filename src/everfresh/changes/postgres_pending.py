@@ -168,14 +168,14 @@ class PostgresPending:
         self._anything = self.direct = False
         self._statements.clear()
 
-    def tell(self) -> None:
+    def tell(self, changes: Sequence[Change]) -> None:
         """Let the open transaction, about to be committed, be known as ours by its id."""
         if self._others is None or self._others.mode != "watched" or not self.in_transaction():
             return
         if _status(self.raw) != _IN_ERROR:
             for (number,) in self._rows("SELECT pg_current_xact_id_if_assigned()::text"):
                 if number is not None:
-                    self._others.own(int(number))
+                    self._others.own(int(number), changes)
 
     # -- closure
 

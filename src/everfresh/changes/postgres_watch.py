@@ -34,6 +34,7 @@ from everfresh.changes.postgres_look import (
 from everfresh.changes.postgres_sources import OutboxSource, Source
 from everfresh.changes.postgres_tables import Installed
 from everfresh.changes.publisher import Publisher
+from everfresh.changes.redis_log import RedisLog
 from everfresh.changes.turns import Turns
 from everfresh.changes.watching import FEED, Mode, Tracking
 from everfresh.changes.window import Window
@@ -72,6 +73,7 @@ class PostgresWatch:
         self._defined = -inf  # when they were looked at, on the monotonic clock
         self._wanted = inf  # how long ago they may have been looked at, for who waits for a look
         self._window = Window()
+        self.log: RedisLog | None = None  # of what other processes of ours commit
         self._own: set[int] = set()  # transactions of ours that are told of by themselves
         self._closed = False
         self.renew()
@@ -115,7 +117,9 @@ class PostgresWatch:
     @property
     def means(self) -> str:
         """What proves an answer, in a few words."""
-        return self.source.means if self.mode == "tracked" else "pg_current_snapshot"
+        if self.mode == "tracked":
+            return self.source.means
+        return "pg_current_snapshot" + (", the writers' log" if self.log is not None else "")
 
     @property
     def untracked(self) -> frozenset[str]:
@@ -178,9 +182,20 @@ class PostgresWatch:
         except MissingGreenlet:
             return False
 
-    def own(self, transaction: int) -> None:
-        """Note that a transaction, about to be committed, is told of by itself."""
+    def own(self, transaction: int, changes: Sequence[Change]) -> None:
+        """Note that a transaction, about to be committed, is told of by itself.
+
+        ``changes`` are what it may have changed at most, for the other processes of ours.
+        """
+        at = self._at
         self._own.add(transaction)
+        if self.log is not None and at is not None:
+            self.log.note(at.history, transaction, changes)
+
+    @property
+    def proves(self) -> bool:
+        """Whether a mark of another process can be judged by what was heard here."""
+        return self.mode == "tracked" or (self.mode == "watched" and self.log is not None)
 
     def mark(self, raw: Any) -> SnapshotMark | None:
         """Return what this DBAPI connection sees before its next query, None if that is not known.
@@ -219,12 +234,14 @@ class PostgresWatch:
         What was heard lately is remembered: the database is asked only for what is older.
         """
         found, at = self._installed, self._at
-        if not isinstance(mark, SnapshotMark) or found is None or not found.tracked:
+        if not isinstance(mark, SnapshotMark) or found is None or not self.proves:
             return None
         if at is None or mark.history != at.history:
             return None
         told = self._window.since(mark)
-        return self._asked_since(mark) if told is None and self.source.remembers else told
+        if told is not None or not (found.tracked and self.source.remembers):
+            return told
+        return self._asked_since(mark)
 
     def _asked_since(self, mark: SnapshotMark) -> Sequence[Change] | None:
         with self._lock:
@@ -322,6 +339,8 @@ class PostgresWatch:
         history = f"{self.link.base}/{name}/{self._definitions}"
         self._at = replace(first.snapshot, history=history)
         self._window.begin(self._at)
+        if self.log is not None:
+            self.log.begin()
 
     # -- looking
 
@@ -345,7 +364,7 @@ class PostgresWatch:
             self._defined, self._defined_at = started, str(seen.snapshot)
         now = replace(seen.snapshot, history=at.history)
         if not found.tracked:
-            self._tell_of_any(wire, at, seen)
+            self._tell_of_any(wire, at, now, seen)
         elif not self._continues(seen, at):
             self._lose(now, "rows are missing from the outbox")
         else:
@@ -389,18 +408,35 @@ class PostgresWatch:
         self._window.begin(now)
         self._publisher.lost(reason)
 
-    def _tell_of_any(self, wire: Wire, at: SnapshotMark, seen: Look) -> None:
-        if self._foreign(wire, at, seen):
-            self._publisher.lost("another connection or process committed to the database")
+    def _tell_of_any(self, wire: Wire, at: SnapshotMark, now: SnapshotMark, seen: Look) -> None:
+        """Tell what is known of the transactions that have ended, or that something is not."""
+        ended = self._ended(at, seen)
+        noted = {} if ended is None or self.log is None else self.log.find(at.history, ended)
+        if ended is None or self._committed(wire, ended - noted.keys() - self._own):
+            self._lose(now, "another connection or process committed to the database")
+            return
+        told = [change for number in noted for change in noted[number]]
+        if ended - noted.keys():  # of ours, which Redis could not be told: marks cannot be judged
+            self._window.begin(now)
+        else:
+            self._window.add(told, now)
+        theirs = [change for change in told if change.sequence not in self._own]
+        if theirs:
+            self._publisher.report(theirs)
 
     def _foreign(self, wire: Wire, at: SnapshotMark, seen: Look) -> bool:
         """Whether any transaction that others committed has become visible."""
+        ended = self._ended(at, seen)
+        return ended is None or self._committed(wire, ended - self._own)
+
+    def _ended(self, at: SnapshotMark, seen: Look) -> set[int] | None:
+        """Return the transactions that have become visible, None for very many."""
         if (seen.snapshot.xmax, seen.snapshot.running) == (at.xmax, at.running):
-            return False
-        ended = moved(at, seen.snapshot)
-        if ended is None:
-            return True
-        ended -= self._own
+            return set()
+        return moved(at, seen.snapshot)
+
+    def _committed(self, wire: Wire, ended: set[int]) -> bool:
+        """Whether any of these transactions was not rolled back."""
         if not ended or len(ended) > _STATUSES:
             return bool(ended)
         numbers = ", ".join(f"'{number}'" for number in ended)

@@ -103,6 +103,12 @@ class SessionFeed:
         """How commits of other connections and processes are heard."""
         return "none" if self.watch is None else self.watch.mode
 
+    @property
+    def proves(self) -> bool:
+        """Whether a mark that was taken in another process can be judged by what is heard here."""
+        watch = self.watch
+        return watch.proves if isinstance(watch, PostgresWatch) else self.mode == "tracked"
+
     def poll(self, definitions: float = 0.0) -> bool:
         """Report what others committed before now; return whether that is certain.
 

@@ -202,7 +202,7 @@ class SqlitePending:
             return [Change(None)]
         return as_changes(self._coarse, self._log.changes())
 
-    def tell(self) -> None:
+    def tell(self, changes: Sequence[Change]) -> None:
         """Do nothing: the bracket around the commit tells."""
 
     def ended(self) -> None:

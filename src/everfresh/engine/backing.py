@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from sqlalchemy.engine import Engine
 
 from everfresh.catalogue import Catalogue, Recorder
+from everfresh.changes.postgres_watch import PostgresWatch
+from everfresh.changes.redis_log import RedisLog
 from everfresh.changes.session import SessionFeed
 from everfresh.engine.board import Board
 from everfresh.engine.durable import Durable
@@ -63,6 +65,7 @@ class Backing:
             board.recorder = self.recorder
         if self.store is not None:
             self.durable = Durable(self.store, feed, clock, _leases(self.store))
+            _join(self.store, feed, self.settings.store_key)
         return self.durable
 
     @property
@@ -107,6 +110,13 @@ def _store(url: str, settings: Settings) -> Store:
     key = settings.store_key
     options = StoreOptions(settings.store_bytes, policy, codec, settings.clock, key)
     return make_store(url, options)
+
+
+def _join(store: Store, feed: SessionFeed, key: bytes | None) -> None:
+    """Let the processes that share a Redis tell each other of their commits to a PostgreSQL."""
+    if isinstance(store, RedisStore) and isinstance(feed.watch, PostgresWatch):
+        feed.watch.log = RedisLog(store.client, store.name, store.breaker, key)
+        feed.watch.log.begin()
 
 
 def _leases(store: Store) -> SharedLeases | None:

@@ -132,7 +132,7 @@ class Durable:
 
     def _storable(self, entry: Entry) -> bool:
         """Whether it is an answer that something could prove later."""
-        provable = entry.seen is not None and self._feed.mode == "tracked"
+        provable = entry.seen is not None and self._feed.proves
         return entry.kind == "sql" and not entry.error and (provable or entry.deadline is not None)
 
     def _release(self, held: Held) -> None:
