@@ -109,7 +109,7 @@ def _writers(engine: Engine) -> list[Finding]:
     precision = (
         "row by row, through TEMP triggers on the writing connection"
         if engine.dialect.name == "sqlite"
-        else "table by table, with what foreign keys and triggers may touch"
+        else "by row once tracked, else by table with what foreign keys and triggers may touch"
     )
     return [
         Finding("own commits", "ok", f"heard before they return, {precision}"),
