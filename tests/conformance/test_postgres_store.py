@@ -223,3 +223,11 @@ def test_urls(postgres_url):
     for wrong in (f"{plain}?timeout=soon", "postgresql://h:port/db"):
         with pytest.raises(ConfigurationError):
             make_store(wrong)
+
+
+def test_what_was_given_back_leaves_no_row(leases, store):
+    one = leases()
+    held = [one.acquire(f"k{number}") for number in range(5)]
+    for each in held:
+        one.release(each)
+    assert store._ask("SELECT count(*) FROM everfresh_store.lease WHERE store = $1") == [("0",)]

@@ -18,8 +18,7 @@ from everfresh.kernel.mark import SnapshotMark
 
 __all__ = ["OutboxSource", "SlotSource", "Source"]
 
-_UNTOLD = 0.05  # seconds after which it is looked although nobody has notified
-_AWAKE = 3  # looks, an interval apart, after a notification
+_SOON, _AWAKE = 0.01, 5  # seconds between looks after a notification, and how many
 
 
 class Source(Protocol):
@@ -93,7 +92,7 @@ class OutboxSource:
             if self.listener is None:
                 self.listener = Listener(parameters)
             # not all who commit give a notification of their own: look again soon after one
-            pause = interval if self._awake else max(interval, min(bound / 4, _UNTOLD))
+            pause = _SOON if self._awake else max(interval, bound / 4)
             heard = self.listener.wait(stop, pause)
         except EverfreshError:
             self.listener = None
@@ -150,7 +149,7 @@ class SlotSource:
         slot = self._slot
         if slot is None:
             return stop.wait(interval)
-        slot.woken.wait(max(interval, min(bound / 4, _UNTOLD)))
+        slot.woken.wait(max(interval, bound / 4))
         slot.woken.clear()
         return stop.is_set()
 

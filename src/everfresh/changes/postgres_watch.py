@@ -45,6 +45,7 @@ from everfresh.kernel.mark import SeenMark, SnapshotMark
 
 __all__ = ["PostgresWatch"]
 
+_PAUSE = 0.05  # seconds between two looks of which nobody has woken one
 _STATUSES = 200  # transactions whose outcome is asked for; of more, one has committed for sure
 _watches: weakref.WeakSet[PostgresWatch] = weakref.WeakSet()
 
@@ -261,9 +262,11 @@ class PostgresWatch:
     def wait(self, stop: Event, interval: float, bound: float) -> bool:
         """Wait for a writer's notification, where they notify, or for the interval."""
         found = self._installed
+        # a server is asked by many processes, over a network: not as often as a file
+        pause = max(interval, min(bound / 20, _PAUSE))
         if found is None or self.mode != "tracked":
-            return stop.wait(interval)
-        return self.source.wait(self.link.parameters, found, stop, interval, bound)
+            return stop.wait(pause)
+        return self.source.wait(self.link.parameters, found, stop, pause, bound)
 
     def close(self) -> None:
         """Close the connections; every later poll says False."""

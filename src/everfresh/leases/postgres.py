@@ -19,14 +19,14 @@ from everfresh.leases.shared import Hearts, Held, Taken
 
 __all__ = ["PostgresLeases"]
 
-# tokens grow although the table is empty after a crash: they are never below the clock
+# tokens grow although rows go, with their release and in a crash: they are never below the clock
 _ACQUIRE = f"""CREATE OR REPLACE FUNCTION {SCHEMA}.acquire_1(s text, k text, seconds float8)
   RETURNS TABLE (granted bigint, wait float8) LANGUAGE plpgsql AS $$
 DECLARE
   mine boolean := pg_try_advisory_lock(hashtextextended(s || '/' || k, 0));
   ended timestamptz;
 BEGIN
-  SELECT ends INTO ended FROM {SCHEMA}.lease WHERE store = s AND key = k AND NOT released;
+  SELECT ends INTO ended FROM {SCHEMA}.lease WHERE store = s AND key = k;
   IF NOT mine AND (ended IS NULL OR ended > clock_timestamp()) THEN
     RETURN QUERY SELECT 0::bigint,
       coalesce(extract(epoch FROM ended - clock_timestamp())::float8, seconds);
@@ -36,13 +36,12 @@ BEGIN
     VALUES (s, k, (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
             clock_timestamp() + make_interval(secs => seconds))
     ON CONFLICT (store, key) DO UPDATE SET token = greatest(l.token + 1, excluded.token),
-      ends = excluded.ends, released = false
+      ends = excluded.ends
     RETURNING token, 0::float8;
 END $$"""
 
 _TABLE = f"""CREATE UNLOGGED TABLE IF NOT EXISTS {SCHEMA}.lease (store text, key text,
-  token bigint NOT NULL, ends timestamptz NOT NULL, released boolean NOT NULL DEFAULT false,
-  PRIMARY KEY (store, key))"""
+  token bigint NOT NULL, ends timestamptz NOT NULL, PRIMARY KEY (store, key))"""
 _MADE = (_TABLE, _ACQUIRE)
 _TIMEOUT = 5.0  # seconds for one answer
 _OWED = 1000  # rights to be given back when the server is back; more end by themselves
@@ -104,9 +103,9 @@ class PostgresLeases:
     def _settle(self) -> None:
         """Give back what is to be given back, as soon as the server can be told."""
         statement = (
-            f"WITH told AS (UPDATE {SCHEMA}.lease SET released = true"
+            f"WITH gone AS (DELETE FROM {SCHEMA}.lease"
             " WHERE store = $1 AND key = $2 AND token = $3::bigint RETURNING 1)"
-            f" SELECT pg_advisory_unlock({_LOCK}), (SELECT count(*) FROM told)"
+            f" SELECT pg_advisory_unlock({_LOCK}), (SELECT count(*) FROM gone)"
         )
         with suppress(IndexError):
             while held := self._owed.popleft():
@@ -117,7 +116,7 @@ class PostgresLeases:
     def _beat(self, held: Held) -> bool:
         statement = (
             f"UPDATE {SCHEMA}.lease SET ends = clock_timestamp() + make_interval(secs => $4)"
-            " WHERE store = $1 AND key = $2 AND token = $3::bigint AND NOT released RETURNING 1"
+            " WHERE store = $1 AND key = $2 AND token = $3::bigint RETURNING 1"
         )
         given = (self._name, held.key, str(held.token), str(self.seconds))
         return bool(self._ask(statement, *given))

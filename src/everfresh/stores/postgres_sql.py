@@ -19,7 +19,7 @@ BEGIN
   PERFORM 1 FROM {SCHEMA}.pool WHERE store = s FOR UPDATE;
   IF fence IS NOT NULL THEN
     IF NOT EXISTS (SELECT FROM {SCHEMA}.lease
-        WHERE store = s AND key = k AND token = fence::bigint AND NOT released) THEN
+        WHERE store = s AND key = k AND token = fence::bigint) THEN
       RETURN NULL;
     END IF;
   END IF;
