@@ -20,6 +20,7 @@
     ├── CatalogueError (RuntimeError)        a catalogue could not do what it was asked
     │   ├── CatalogueUnavailableError        its file or server cannot be used now
     │   └── CatalogueVersionError            its schema is older or newer than this everfresh
+    ├── AbortedError (RuntimeError)          a change of a cached table was called off
     ├── NotKeptError (KeyError)              no entry is kept under this key
     └── micro.FormattingError (RuntimeError) the callback of a micro-cache raised
 """
@@ -27,6 +28,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "AbortedError",
     "CatalogueError",
     "CatalogueUnavailableError",
     "CatalogueVersionError",
@@ -79,6 +81,10 @@ class ConnectionFailedError(EverfreshError, ConnectionError):
 
 class ClosedError(EverfreshError, RuntimeError):
     """The cache was closed before it was asked."""
+
+
+class AbortedError(EverfreshError, RuntimeError):
+    """A load or adjustment of a cached table was called off; the table is as it was before."""
 
 
 class UnkeyableError(EverfreshError, TypeError):

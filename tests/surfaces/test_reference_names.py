@@ -35,7 +35,7 @@ def named(surface, name):
 
 def documented(signature):
     """Return [(name, default, is variadic)] of a signature written as text."""
-    scope = {}
+    scope = {"StorageRecordsSpec": importlib.import_module("everfresh.tables").StorageRecordsSpec}
     exec(f"def f{signature}: pass", scope)
     return shape(inspect.signature(scope["f"]))
 

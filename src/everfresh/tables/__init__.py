@@ -1,0 +1,38 @@
+"""An indexed, adjustable copy of what is hot in a table, a join or any other result."""
+
+from __future__ import annotations
+
+from everfresh.tables.cached_table import CachedTable
+from everfresh.tables.db import DbAccess, DbRecordsSpec, QueryArgsDbRecordsSpec
+from everfresh.tables.indexes import (
+    Adjustment,
+    Indexes,
+    RecordScorer,
+    UnsupportedIndexOperation,
+)
+from everfresh.tables.intervals import Interval, StorageRecordsSpec
+from everfresh.tables.ready import AllIndexes, PrimaryKeyIndexes, PrimaryKeyRangeIndexes
+from everfresh.tables.storage import StorageTable
+from everfresh.tables.types import PrimaryKey, RecheckPredicate, Score
+from everfresh.tables.upkeep import Progress
+
+__all__ = [
+    "Adjustment",
+    "AllIndexes",
+    "CachedTable",
+    "DbAccess",
+    "DbRecordsSpec",
+    "Indexes",
+    "Interval",
+    "PrimaryKey",
+    "PrimaryKeyIndexes",
+    "PrimaryKeyRangeIndexes",
+    "Progress",
+    "QueryArgsDbRecordsSpec",
+    "RecheckPredicate",
+    "RecordScorer",
+    "Score",
+    "StorageRecordsSpec",
+    "StorageTable",
+    "UnsupportedIndexOperation",
+]

@@ -1,0 +1,297 @@
+"""The cached table: what users call. How reads are answered is in `reads`, changes in `upkeep`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from everfresh.errors import ClosedError
+from everfresh.tables.db import DbAccess
+from everfresh.tables.indexes import Indexes, UnsupportedIndexOperation
+from everfresh.tables.metrics import counters_of
+from everfresh.tables.reads import Reads
+from everfresh.tables.storage import StorageTable
+from everfresh.tables.types import PrimaryKey
+from everfresh.tables.upkeep import Progress, Upkeep
+
+__all__ = ["CachedTable"]
+
+
+class CachedTable:
+    """A cached table.
+
+    Keeps a set of records of a database, of a table, a join or any other result, in a fast
+    storage. A read of records that ``indexes`` says are covered is answered from there, any other
+    from the database. For use in one event loop; `SyncCachedTable` is for threads.
+
+    Most methods take either one ``IndexSpec`` of the indexes or the arguments to make one of.
+
+    Records are handed out as the objects that are kept: do not change them. ``progress`` is called
+    with a `Progress` now and then while records are loaded.
+
+    >>> import asyncio
+    >>> from everfresh.tables import CachedTable, DbAccess, PrimaryKeyIndexes
+    >>> from everfresh.tables.local import LocalStorageTable
+    >>> class Planes(DbAccess):
+    ...     async def get_records(self, records_spec):
+    ...         for tailnum in records_spec.args[0]:
+    ...             yield {"tailnum": tailnum, "seats": 100}
+    >>> async def main():
+    ...     indexes = PrimaryKeyIndexes(lambda plane: plane["tailnum"], "all planes", "some planes")
+    ...     table = CachedTable(indexes, Planes(), LocalStorageTable(indexes))
+    ...     await table.load("primary_key", "N10156", "N102UW")
+    ...     return table.get("N10156"), await table.get_first_record("primary_key", "N999")
+    >>> asyncio.run(main())
+    ({'tailnum': 'N10156', 'seats': 100}, {'tailnum': 'N999', 'seats': 100})
+    """
+
+    def __init__(
+        self,
+        indexes: Indexes,
+        db_access: DbAccess,
+        storage_table: StorageTable,
+        *,
+        admit: bool = False,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self.indexes = indexes
+        self.db_access = db_access
+        self.storage_table = storage_table
+        self.counters = counters_of(storage_table.name)
+        self._upkeep = Upkeep(indexes, db_access, storage_table, self.counters, progress)
+        self._validity = self._upkeep.validity
+        self._loaded = asyncio.Event()
+        self._is_loaded = False
+        self._closed = False
+        self._reads = Reads(
+            indexes, db_access, storage_table, self._upkeep, self.counters, admit=admit
+        )
+
+    # loading ----------------------------------------------------------------------------
+
+    async def load(self, *args: Any, **kwargs: Any) -> None:
+        """Clear storage and load the records meant; after it, the table can be read.
+
+        Raises ValueError if the table is loaded already, or if the index does not support
+        adjusting. What fails may be tried again.
+        """
+        spec = self._spec(args, kwargs)
+        self._check_new()
+        async with self._upkeep.lock:
+            self._check_new()
+            with _AS_VALUE_ERROR:
+                await self._upkeep.load(spec)
+            self._set_loaded()
+
+    async def loaded(self) -> None:
+        """Wait until the table is loaded; raises `ClosedError` if it is closed before."""
+        if not self._is_loaded:
+            await self._loaded.wait()
+        self._check_open()
+
+    def _check_new(self) -> None:
+        self._check_open()
+        if self._is_loaded:
+            raise ValueError("this table is loaded already: use adjust")
+
+    def _set_loaded(self) -> None:
+        self._is_loaded = True
+        self._loaded.set()
+
+    # reading ----------------------------------------------------------------------------
+
+    async def get_records(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        """Asynchronously iterate over the records meant.
+
+        From storage, if the index covers them all; what was marked as invalid is refreshed before.
+        Otherwise from the database, whole or, where the index can say so, what is missing. Nothing
+        is locked while you iterate, and what changes meanwhile is not seen. Raises ValueError if
+        the index cannot say what it covers.
+        """
+        spec = self._spec(args, kwargs)
+        await self.loaded()
+        with _AS_VALUE_ERROR:
+            records = await self._reads.records(spec)
+        for record in records:
+            yield record
+
+    async def get_first_record(self, *args: Any, **kwargs: Any) -> Any:
+        """Return one of the records meant; raises KeyError if there is none.
+
+        Records have no defined order: this is for specs that mean one record at most.
+        """
+        spec = self._spec(args, kwargs)
+        if not self._is_loaded or self._closed:
+            await self.loaded()
+        with _AS_VALUE_ERROR:
+            return await self._reads.first(spec)
+
+    def get(self, primary_key: PrimaryKey, default: Any = None) -> Any:
+        """Return the record with this key if it is kept and valid, else the default.
+
+        It never waits and never asks the database: where it has no record, `get_many` has or tells
+        that there is none. Storages without snapshots have none for it.
+        """
+        hot = self._validity.hot
+        return hot[hash(primary_key) % len(hot)].get(primary_key, default)
+
+    async def get_many(self, primary_keys: Iterable[PrimaryKey]) -> dict[PrimaryKey, Any]:
+        """Return the records with these keys, by key; keys without a record are left out.
+
+        Raises ValueError if none of the indexes is by primary key.
+        """
+        await self.loaded()
+        with _AS_VALUE_ERROR:
+            return await self._reads.many(primary_keys)
+
+    async def get_records_list(self, *args: Any, **kwargs: Any) -> list[Any]:
+        """Return all records meant, in the order of the index if all are kept."""
+        spec = self._spec(args, kwargs)
+        await self.loaded()
+        with _AS_VALUE_ERROR:
+            return await self._reads.records(spec)
+
+    async def count(self, *args: Any, **kwargs: Any) -> int:
+        """Return how many records are meant; if they are covered, without looking at each."""
+        spec = self._spec(args, kwargs)
+        await self.loaded()
+        with _AS_VALUE_ERROR:
+            return await self._reads.count(spec)
+
+    # changing ---------------------------------------------------------------------------
+
+    def invalidate_records(
+        self,
+        old_index_specs: list[Any],
+        new_index_specs: list[Any],
+        *,
+        force_refresh_on_next_read: bool = True,
+    ) -> None:
+        """Mark records in storage as invalid.
+
+        Both lists mean the same records by different indexes, the first by the scores they had, the
+        second by those they have now. A refresh deletes what the first spec of ``old_index_specs``
+        means and loads what the first spec of ``new_index_specs`` means; so new records that are
+        covered are loaded too. A read that starts after this refreshes first if it is of such
+        records by an index that is in both lists, or of any records by another index; with
+        ``force_refresh_on_next_read=False`` reads go on being answered until `refresh_invalid`.
+        Adjustments do not observe what a refresh changes.
+
+        Raises ValueError if the table is not loaded, a list is empty or names an index twice, or a
+        spec is not certainly covered.
+        """
+        self._check_open()
+        if not self._is_loaded:
+            raise ValueError("this table is not loaded: there is nothing to invalidate yet")
+        old = self._by_index(old_index_specs, "old_index_specs")
+        new = self._by_index(new_index_specs, "new_index_specs")
+        pair = (old_index_specs[0], new_index_specs[0])
+        storage_spec = self.indexes.storage_records_spec
+        if not force_refresh_on_next_read:
+            self._validity.mark(pair, {}, ())
+            return
+        meant = {
+            name: (storage_spec(old[name]), storage_spec(new[name]))
+            for name in old.keys() & new.keys()
+        }
+        self._validity.mark(pair, meant, tuple(map(storage_spec, pair)))
+
+    def _by_index(self, specs: Sequence[Any], argument: str) -> dict[str, Any]:
+        if not specs:
+            raise ValueError(f"{argument} is empty: give at least one spec")
+        named = {spec.index_name: spec for spec in specs}
+        if len(named) < len(specs):
+            raise ValueError(f"{argument} has more than one spec of the same index")
+        for spec in specs:
+            with _AS_VALUE_ERROR:
+                if not self.indexes.covers(spec):
+                    raise ValueError(f"{argument}: it is not certain that {spec!r} is covered")
+        return named
+
+    async def refresh_invalid(self) -> None:
+        """Load all records that were marked as invalid from the database again.
+
+        Waits for a change that is under way, and then refreshes what is still invalid.
+        """
+        self._check_open()
+        if self._validity.unsettled:
+            async with self._upkeep.lock:
+                self._check_open()
+                with _AS_VALUE_ERROR:
+                    await self._upkeep.refresh()
+
+    async def adjust(self, *args: Any, **kwargs: Any) -> None:
+        """Change which records are in storage to those meant.
+
+        Reads go on meanwhile: until this returns they see the state before, and from then on the
+        state after it. Adjustments and refreshes are made one after the other. Raises ValueError if
+        the index does not support adjusting. If anything fails, and when it is cancelled, the table
+        is as it was.
+        """
+        spec = self._spec(args, kwargs)
+        await self.loaded()
+        async with self._upkeep.lock:
+            self._check_open()
+            with _AS_VALUE_ERROR:
+                await self._upkeep.adjust(lambda: self.indexes.prepare_adjustment(spec), spec)
+
+    # ending -----------------------------------------------------------------------------
+
+    def abort(self) -> bool:
+        """Call off a load or adjustment that is under way: it raises `AbortedError`.
+
+        Return whether there was one.
+        """
+        return self._upkeep.abort()
+
+    async def close(self) -> None:
+        """Call off what is under way and serve nothing any more; the storage is left as it is."""
+        if self._closed:
+            return
+        self._closed = True
+        self._validity.close()
+        self._upkeep.abort()
+        self._loaded.set()
+        async with self._upkeep.lock:
+            pass
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("this table was closed: make another one")
+
+    def _spec(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if len(args) == 1 and not kwargs and isinstance(args[0], Indexes.IndexSpec):
+            return args[0]
+        return self.indexes.IndexSpec(*args, **kwargs)
+
+
+class _AsValueError:
+    """Turn `UnsupportedIndexOperation` into the ValueError that the document promises."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None and issubclass(kind, UnsupportedIndexOperation):
+            raise ValueError(str(error) or "the index does not support this") from error
+
+
+_AS_VALUE_ERROR = _AsValueError()

@@ -1,0 +1,185 @@
+"""Answer reads: from storage where all is covered and valid, from the database otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from everfresh.tables.db import DbAccess
+from everfresh.tables.flights import Flights, probe
+from everfresh.tables.indexes import Indexes, UnsupportedIndexOperation
+from everfresh.tables.intervals import StorageRecordsSpec
+from everfresh.tables.local.snapshot import ABSENT
+from everfresh.tables.metrics import Counters
+from everfresh.tables.storage import StorageTable
+from everfresh.tables.types import PrimaryKey
+from everfresh.tables.upkeep import Upkeep
+
+__all__ = ["Reads"]
+
+T = TypeVar("T")
+
+
+class Reads:
+    """Answer the reads of one table, which is loaded.
+
+    With ``admit`` what a read finds missing is added to what is covered.
+    """
+
+    def __init__(
+        self,
+        indexes: Indexes,
+        db: DbAccess,
+        storage: StorageTable,
+        upkeep: Upkeep,
+        counters: Counters,
+        *,
+        admit: bool,
+    ) -> None:
+        self._indexes = indexes
+        self._db = db
+        self._storage = storage
+        self._upkeep = upkeep
+        self._validity = upkeep.validity
+        self._counters = counters
+        self._admit = admit
+        self._flights = Flights()
+
+    async def records(self, spec: Any) -> list[Any]:
+        """Return the records meant."""
+        found = await self._held(spec, self._storage.get_records_list)
+        return await self._missing(spec) if found is None else shaped(spec, found)
+
+    async def first(self, spec: Any) -> Any:
+        """Return one of the records meant; raises KeyError if there is none."""
+        keys = self._indexes.keys(spec)
+        if keys is not None and len(keys) == 1:
+            hot, key = self._validity.hot, keys[0]
+            record = hot[hash(key) % len(hot)].get(key, ABSENT)
+            if record is not ABSENT:
+                self._counters.hits += 1
+                return record
+        for record in await self.records(spec):
+            return record
+        raise KeyError(f"there is no record for {spec!r}")
+
+    async def many(self, keys: Iterable[PrimaryKey]) -> dict[PrimaryKey, Any]:
+        """Return the records with these keys, by key, all of one moment if all are covered."""
+        hot, wanted = self._validity.hot, list(keys)
+        size = len(hot)
+        found = {key: hot[hash(key) % size].get(key, ABSENT) for key in wanted}
+        if ABSENT not in found.values():
+            self._counters.hits += 1
+            return found
+        key_of = self._indexes.primary_key
+        records = await self.records(self._indexes.key_spec(*found))
+        return {key_of(record): record for record in records}
+
+    async def count(self, spec: Any) -> int:
+        """Return how many records are meant."""
+        if limit_of(spec) is not None:
+            return len(await self.records(spec))
+        size = await self._held(spec, self._storage.count)
+        return len(await self._missing(spec)) if size is None else size
+
+    # from storage -------------------------------------------------------------------------
+
+    def peek(self, spec: Any) -> list[Any] | None:
+        """Return the records meant if they are kept and valid, at once; else None."""
+        snapshot = self._upkeep.snapshot
+        if snapshot is None or not self._indexes.covers(spec):
+            return None
+        meant = self._indexes.storage_records_spec(spec)
+        if self._validity.meets(meant):
+            return None
+        return shaped(spec, snapshot.find(meant))
+
+    async def _held(
+        self,
+        spec: Any,
+        read: Callable[[StorageRecordsSpec], Awaitable[T]],
+        *,
+        counted: bool = True,
+    ) -> T | None:
+        """Return what storage says of the records meant, None if they are not covered.
+
+        What is invalid is refreshed before. After any wait all is looked at again: what is covered
+        and what is valid may have changed.
+        """
+        upkeep, refreshed = self._upkeep, False
+        while self._indexes.covers(spec):
+            meant = self._indexes.storage_records_spec(spec)
+            if self._validity.meets(meant):
+                refreshed = True
+                async with upkeep.lock:
+                    await upkeep.refresh()
+                continue
+            version = upkeep.version
+            found = await read(meant)
+            if version == upkeep.version:
+                if counted:
+                    self._counters.hits_with_refresh += refreshed
+                    self._counters.hits += not refreshed
+                return found
+        return None
+
+    # from the database ----------------------------------------------------------------------
+
+    async def _missing(self, spec: Any) -> list[Any]:
+        self._counters.misses += 1
+        if limit_of(spec) is None:
+            try:
+                held, missing = self._indexes.missing(spec)
+            except UnsupportedIndexOperation:
+                return await self._query(spec)
+            if self._admit and missing:
+                return await self._admitted(spec, missing)
+            if held is not None:
+                return await self._completed(spec, held, missing)
+        return await self._query(spec)
+
+    async def _admitted(self, spec: Any, missing: Sequence[Any]) -> list[Any]:
+        """Cover what is missing, and answer from storage."""
+        async with self._upkeep.lock:
+            _, missing = self._indexes.missing(spec)  # somebody else may have been first
+            if missing:
+                await self._upkeep.adjust(lambda: self._indexes.extend(missing))
+        found = await self._held(spec, self._storage.get_records_list)
+        return await self._query(spec) if found is None else shaped(spec, found)
+
+    async def _completed(self, spec: Any, held: Any, missing: Sequence[Any]) -> list[Any]:
+        """Return what is kept with what is missing, if nothing changed while that was fetched."""
+        version = self._upkeep.version
+        fetched = [record for one in missing for record in await self._query(one)]
+        kept = await self._held(held, self._storage.get_records_list, counted=False)
+        if kept is None or version != self._upkeep.version:
+            return await self._query(spec)
+        key_of = self._indexes.primary_key
+        joined = {key_of(record): record for record in [*fetched, *kept]}
+        return in_order(self._indexes, spec, list(joined.values()))
+
+    async def _query(self, spec: Any) -> list[Any]:
+        indexes = self._indexes
+        key = probe(indexes.storage_records_spec(spec)) if limit_of(spec) is None else None
+        query = indexes.db_records_spec(spec)
+        return await self._flights.fetch(key, lambda: self._db.get_records_list(query))
+
+
+def limit_of(spec: Any) -> int | None:
+    """Return how many records a spec means at most."""
+    return getattr(spec, "limit", None)
+
+
+def shaped(spec: Any, records: list[Any]) -> list[Any]:
+    """Return records in the order and number that a spec asks for."""
+    if getattr(spec, "reverse", False):
+        records.reverse()
+    limit = limit_of(spec)
+    return records if limit is None else records[:limit]
+
+
+def in_order(indexes: Indexes, spec: Any, records: list[Any]) -> list[Any]:
+    """Return records in the order of the index that a spec is of."""
+    name = spec.index_name
+    records.sort(key=lambda record: indexes.score(name, record))
+    return shaped(spec, records)
