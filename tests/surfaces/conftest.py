@@ -77,3 +77,11 @@ def in_threads(count, call):
 
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(run, range(count)))
+
+
+@pytest.fixture
+def in_redis(valkey):
+    """Make tables in Redis of records with these attributes."""
+    from surfaces.tables import redis_storage
+
+    return redis_storage(valkey.url, ("id", "city", "price", "v"))

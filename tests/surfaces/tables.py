@@ -2,17 +2,35 @@
 
 import asyncio
 import functools
+import uuid
+
+import redis.asyncio
 
 from everfresh.tables import CachedTable, DbAccess, Interval, StorageTable
 from everfresh.tables.local import LocalStorageTable
+from everfresh.tables.redis import IntAsStringCodec, JsonCodec, Nullable, RedisTable
+
+CLIENTS = []  # of Redis, in the loop of the test that runs
+
+
+def client(url):
+    CLIENTS.append(redis.asyncio.Redis.from_url(url))
+    return CLIENTS[-1]
 
 
 def in_loop(test):
-    """Run a coroutine function as a test."""
+    """Run a coroutine function as a test; nothing may hang."""
+
+    async def body(*args, **kwargs):
+        try:
+            await asyncio.wait_for(test(*args, **kwargs), 60)
+        finally:
+            while CLIENTS:
+                await CLIENTS.pop().aclose()
 
     @functools.wraps(test)
     def run(*args, **kwargs):
-        return asyncio.run(asyncio.wait_for(test(*args, **kwargs), 60))
+        asyncio.run(body(*args, **kwargs))
 
     return run
 
@@ -127,3 +145,25 @@ async def ids(records):
 
 def everything(index_name="primary_key"):
     return (index_name, [Interval.everything()])
+
+
+def loose(record, name):
+    """Take an attribute of a dictionary, None if it has none."""
+    return record.get(name)
+
+
+def redis_storage(url, names, key_codec=None):
+    """Return a function that makes a table in Redis for these attributes, in the loop it runs in."""
+
+    def make_one(scorer):
+        return RedisTable(
+            client(url),
+            table_name=uuid.uuid4().hex,
+            record_scorer=scorer,
+            primary_key_codec=key_codec or IntAsStringCodec(),
+            attribute_codecs={name: Nullable(JsonCodec()) for name in names},
+            attribute_extractor=loose,
+            record_factory=lambda row: {k: v for k, v in row.items() if v is not None},
+        )
+
+    return make_one

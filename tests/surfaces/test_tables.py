@@ -33,9 +33,10 @@ def by_range():
     return PrimaryKeyRangeIndexes(key, "range")
 
 
-@pytest.fixture(params=[LocalStorageTable, Plain], ids=["local", "plain"])
+@pytest.fixture(params=["local", "plain", "redis"])
 def storage(request):
-    return request.param
+    kinds = {"local": LocalStorageTable, "plain": Plain}
+    return kinds[request.param] if request.param in kinds else request.getfixturevalue("in_redis")
 
 
 @pytest.fixture

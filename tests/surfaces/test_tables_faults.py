@@ -34,9 +34,10 @@ def spec(table, *keys):
     return table.indexes.IndexSpec("primary_key", *keys)
 
 
-@pytest.fixture(params=[LocalStorageTable, Plain], ids=["local", "plain"])
+@pytest.fixture(params=["local", "plain", "redis"])
 def storage(request):
-    return request.param
+    kinds = {"local": LocalStorageTable, "plain": Plain}
+    return kinds[request.param] if request.param in kinds else request.getfixturevalue("in_redis")
 
 
 @pytest.fixture

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
+from everfresh.errors import CodecError, StoreError
 from everfresh.tables.db import DbAccess
 from everfresh.tables.flights import Flights, probe
 from everfresh.tables.indexes import Indexes, UnsupportedIndexOperation
 from everfresh.tables.intervals import StorageRecordsSpec
 from everfresh.tables.local.snapshot import ABSENT
 from everfresh.tables.metrics import Counters
-from everfresh.tables.storage import StorageTable
+from everfresh.tables.storage import StorageLost, StorageTable
 from everfresh.tables.types import PrimaryKey
 from everfresh.tables.upkeep import Upkeep
 
@@ -47,7 +48,11 @@ class Reads:
 
     async def records(self, spec: Any) -> list[Any]:
         """Return the records meant."""
-        found = await self._held(spec, self._storage.get_records_list)
+        try:
+            found = await self._proven(spec, self._storage.get_records_list)
+        except StoreError:  # what cannot be had from storage now comes from the database
+            self._counters.misses += 1
+            return await self._query(spec)
         return await self._missing(spec) if found is None else shaped(spec, found)
 
     async def first(self, spec: Any) -> Any:
@@ -79,7 +84,10 @@ class Reads:
         """Return how many records are meant."""
         if limit_of(spec) is not None:
             return len(await self.records(spec))
-        size = await self._held(spec, self._storage.count)
+        try:
+            size = await self._proven(spec, self._storage.count)
+        except StoreError:
+            size = None
         return len(await self._missing(spec)) if size is None else size
 
     # from storage -------------------------------------------------------------------------
@@ -93,6 +101,16 @@ class Reads:
         if self._validity.meets(meant):
             return None
         return shaped(spec, snapshot.find(meant))
+
+    async def _proven(
+        self, spec: Any, read: Callable[[StorageRecordsSpec], Awaitable[T]]
+    ) -> T | None:
+        """Return what `_held` does; a storage that has lost its records is loaded again."""
+        try:
+            return await self._held(spec, read)
+        except (StorageLost, CodecError):
+            self._validity.mark_everything()
+            return await self._held(spec, read)
 
     async def _held(
         self,

@@ -6,9 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
+from everfresh.errors import StoreError
 from everfresh.tables.intervals import StorageRecordsSpec
 
-__all__ = ["ScratchStaging", "Staging", "StorageTable"]
+__all__ = ["ScratchStaging", "Staging", "StorageLost", "StorageTable"]
+
+
+class StorageLost(StoreError):  # noqa: N818 - says what happened, as Python's own do
+    """What a storage holds is not what this process put there: it has to be loaded again."""
 
 
 class Staging(Protocol):

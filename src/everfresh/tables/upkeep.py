@@ -17,7 +17,7 @@ from everfresh.tables.indexes import Adjustment, Indexes, UnsupportedIndexOperat
 from everfresh.tables.intervals import StorageRecordsSpec
 from everfresh.tables.local.snapshot import Snapshot
 from everfresh.tables.metrics import Counters
-from everfresh.tables.storage import Staging, StorageTable
+from everfresh.tables.storage import Staging, StorageLost, StorageTable
 from everfresh.tables.validity import Batch, Validity
 
 __all__ = ["Progress", "Upkeep"]
@@ -85,20 +85,34 @@ class Upkeep:
         """Make an adjustment, planned under the lock, which is held."""
 
         async def change() -> None:
-            for _ in range(_ATTEMPTS):
-                await self.refresh()
-                adjustment = prepare()
-                loaded = await self._fetch(adjustment.load_spec, "adjust")
-                # what was marked meanwhile may be older in what was loaded than in the database
-                if not self.validity.pending:
-                    break
-            await self._apply(adjustment, loaded, "adjust", empty=False)
+            try:
+                await self._adjust(prepare)
+            except StorageLost:
+                self.validity.mark_everything()
+                await self._adjust(prepare)
             self.spec = self.spec if spec is None else spec
 
         await self._interruptible(change)
 
+    async def _adjust(self, prepare: Callable[[], Adjustment]) -> None:
+        for _ in range(_ATTEMPTS):
+            await self.refresh()
+            adjustment = prepare()
+            loaded = await self._fetch(adjustment.load_spec, "adjust")
+            # what was marked meanwhile may be older in what was loaded than in the database
+            if not self.validity.pending:
+                break
+        await self._apply(adjustment, loaded, "adjust", empty=False)
+
     async def refresh(self) -> None:
         """Load what is marked as invalid anew. The lock is held."""
+        try:
+            await self._refresh_pending()
+        except StorageLost:
+            self.validity.mark_everything()
+            await self._refresh_pending()
+
+    async def _refresh_pending(self) -> None:
         batch = self.validity.take()
         if batch is None:
             return

@@ -14,6 +14,7 @@ from everfresh.tables.local.draft import Draft
 from everfresh.tables.local.snapshot import Snapshot, empty
 from everfresh.tables.metrics import records_of
 from everfresh.tables.storage import StorageTable
+from everfresh.tables.turns import Turns
 
 __all__ = ["LocalStorageTable"]
 
@@ -44,8 +45,7 @@ class LocalStorageTable(StorageTable):
         self._snapshot = empty(record_scorer.index_names)
         self._scratch: Draft | None = None
         self._staged: LocalStaging | None = None
-        self._free = asyncio.Event()
-        self._free.set()
+        self._turns = Turns()
         records_of(self._name, self)
 
     def __repr__(self) -> str:
@@ -87,19 +87,19 @@ class LocalStorageTable(StorageTable):
 
     async def clear(self) -> None:
         """Delete all records."""
-        await self._until_free()
+        await self._turns.until_free()
         self._publish(empty(self.scorer.index_names))
 
     async def put_record(self, record: Any) -> None:
         """Add a record, in place of the one with its primary key."""
-        await self._until_free()
+        await self._turns.until_free()
         draft = Draft(self._snapshot, self.scorer)
         draft.put(record)
         self._publish(run(draft.steps()))
 
     async def delete_records(self, records_spec: StorageRecordsSpec) -> AsyncIterator[Any]:
         """Delete the records meant, all before the first is yielded."""
-        await self._until_free()
+        await self._turns.until_free()
         draft = Draft(self._snapshot, self.scorer)
         found = draft.discard(records_spec)
         self._publish(run(draft.steps()))
@@ -127,23 +127,23 @@ class LocalStorageTable(StorageTable):
         """Forget what was done in scratch space."""
         if self._scratch is not None:
             self._scratch = None
-            self._free.set()
+            self._turns.give()
 
     async def _scratching(self) -> Draft:
         while self._scratch is None:
-            if self._free.is_set():
-                self._free.clear()
-                self._scratch = Draft(self._snapshot, self.scorer)
+            if self._turns.taken:
+                await self._turns.until_free()
             else:
-                await self._free.wait()
+                self._turns.take()
+                self._scratch = Draft(self._snapshot, self.scorer)
         return self._scratch
 
     # staging ------------------------------------------------------------------------
 
     async def staging(self, *, empty: bool = False) -> LocalStaging:
         """Begin a change; waits while scratch space or another change is under way."""
-        await self._until_free()
-        self._free.clear()
+        await self._turns.until_free()
+        self._turns.take()
         self._staged = LocalStaging(self, empty=empty)
         return self._staged
 
@@ -157,11 +157,7 @@ class LocalStorageTable(StorageTable):
             if snapshot is not None:
                 self._publish(snapshot)
             self._staged = None
-            self._free.set()
-
-    async def _until_free(self) -> None:
-        while not self._free.is_set():
-            await self._free.wait()
+            self._turns.give()
 
     def _publish(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
