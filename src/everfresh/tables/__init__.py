@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from everfresh.tables.attributes import AttributeIndexes
+from everfresh.tables.byattributes import ByAttributes
 from everfresh.tables.cached_table import CachedTable
 from everfresh.tables.db import DbAccess, DbRecordsSpec, QueryArgsDbRecordsSpec
 from everfresh.tables.indexes import (
@@ -12,6 +14,7 @@ from everfresh.tables.indexes import (
 )
 from everfresh.tables.intervals import Interval, StorageRecordsSpec
 from everfresh.tables.ready import AllIndexes, PrimaryKeyIndexes, PrimaryKeyRangeIndexes
+from everfresh.tables.sqlalchemy_access import SqlAlchemyAccess
 from everfresh.tables.storage import StorageTable
 from everfresh.tables.types import PrimaryKey, RecheckPredicate, Score
 from everfresh.tables.upkeep import Progress
@@ -19,6 +22,8 @@ from everfresh.tables.upkeep import Progress
 __all__ = [
     "Adjustment",
     "AllIndexes",
+    "AttributeIndexes",
+    "ByAttributes",
     "CachedTable",
     "DbAccess",
     "DbRecordsSpec",
@@ -32,6 +37,7 @@ __all__ = [
     "RecheckPredicate",
     "RecordScorer",
     "Score",
+    "SqlAlchemyAccess",
     "StorageRecordsSpec",
     "StorageTable",
     "UnsupportedIndexOperation",

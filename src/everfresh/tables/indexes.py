@@ -119,6 +119,10 @@ class Indexes(RecordScorer):
         """Return fewer specs that mean the same records together."""
         return list(specs)
 
+    def db_records_specs(self, specs: Sequence[Any]) -> list[DbRecordsSpec]:
+        """Return what to get from the database for several specs, in few queries if possible."""
+        return [self.db_records_spec(spec) for spec in specs]
+
     def missing(self, spec: Any) -> tuple[Any | None, list[Any]]:
         """Split a spec into what is covered (or None) and specs of what is not.
 

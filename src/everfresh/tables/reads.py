@@ -145,15 +145,14 @@ class Reads:
 
     async def _missing(self, spec: Any) -> list[Any]:
         self._counters.misses += 1
-        if limit_of(spec) is None:
-            try:
-                held, missing = self._indexes.missing(spec)
-            except UnsupportedIndexOperation:
-                return await self._query(spec)
-            if self._admit and missing:
-                return await self._admitted(spec, missing)
-            if held is not None:
-                return await self._completed(spec, held, missing)
+        try:
+            held, missing = self._indexes.missing(spec)
+        except UnsupportedIndexOperation:
+            held, missing = None, []
+        if self._admit and missing:
+            return await self._admitted(spec, missing)
+        if held is not None:
+            return await self._completed(spec, held, missing)
         return await self._query(spec)
 
     async def _admitted(self, spec: Any, missing: Sequence[Any]) -> list[Any]:
@@ -177,10 +176,14 @@ class Reads:
         return in_order(self._indexes, spec, list(joined.values()))
 
     async def _query(self, spec: Any) -> list[Any]:
+        """Return the records meant, from the database."""
         indexes = self._indexes
-        key = probe(indexes.storage_records_spec(spec)) if limit_of(spec) is None else None
         query = indexes.db_records_spec(spec)
-        return await self._flights.fetch(key, lambda: self._db.get_records_list(query))
+        records = await self._flights.fetch(
+            probe(indexes.storage_records_spec(spec)), lambda: self._db.get_records_list(query)
+        )
+        ordered = limit_of(spec) is not None or getattr(spec, "reverse", False)
+        return in_order(indexes, spec, list(records)) if ordered else records
 
 
 def limit_of(spec: Any) -> int | None:

@@ -106,7 +106,9 @@ def _maker(record: Callable[..., Any]) -> Callable[[tuple[str, ...], list[Any]],
 
 
 def _statement(query: Any, args: tuple[Any, ...]) -> tuple[Executable, dict[str, Any]]:
-    parameters = {f"p{number}": arg for number, arg in enumerate(args, 1)}
+    # a tuple is a row value to some drivers; here it stands for its elements
+    plain = (list(arg) if isinstance(arg, (tuple, set, frozenset)) else arg for arg in args)
+    parameters = {f"p{number}": arg for number, arg in enumerate(plain, 1)}
     if not isinstance(query, str):
         return query, parameters
     return _text(query, args), parameters

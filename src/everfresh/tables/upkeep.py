@@ -219,7 +219,7 @@ class Upkeep:
         """Return what to delete from storage and what to load: in few queries where possible."""
         indexes = self._indexes
         if batch.everything:
-            return [], [indexes.db_records_spec(spec) for spec in self._covered()]
+            return [], indexes.db_records_specs(self._covered())
         old = [pair[0] for pair in batch.pairs]
         new = [pair[1] for pair in batch.pairs]
         if batch.keys:
@@ -228,7 +228,7 @@ class Upkeep:
             new.append(keyed)
         return (
             [indexes.storage_records_spec(spec) for spec in indexes.combine(old)],
-            [indexes.db_records_spec(spec) for spec in indexes.combine(new)],
+            indexes.db_records_specs(indexes.combine(new)),
         )
 
     def _covered(self) -> Sequence[Any]:

@@ -6,7 +6,7 @@ import asyncio
 import operator
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from math import inf
+from math import copysign, inf
 from typing import Any
 
 import redis.asyncio
@@ -17,6 +17,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from everfresh.errors import ConfigurationError, StoreError, StoreUnavailableError
 from everfresh.tables.indexes import RecordScorer
 from everfresh.tables.intervals import Interval, KeysRecordsSpec, StorageRecordsSpec, held_by
+from everfresh.tables.ordering import After, Limit
 from everfresh.tables.redis import scripts
 from everfresh.tables.redis.codecs import Codec
 from everfresh.tables.redis.rows import AttributeCodecs, RedisCodingError, RowCodec
@@ -341,14 +342,25 @@ def _bounds(intervals: Iterable[Interval]) -> tuple[list[str], bool]:
     for one in intervals:
         if one.ge == one.lt:
             continue
-        low, high = float(one.ge), float(one.lt)
-        sharp = all(bound in (inf, -inf) or abs(bound) < _EXACT for bound in (low, high)) and (
-            low == one.ge and high == one.lt
-        )
-        bounds += (_text(low), f"({_text(high)}" if sharp and high != inf else _text(high))
-        exact = exact and sharp
+        low, low_in, low_exact = _edge(one.ge, inside=True)
+        high, high_in, high_exact = _edge(one.lt, inside=False)
+        bounds += (low if low_in or not low_exact else f"({low}", high)
+        if not high_in and high_exact and high != "+inf":
+            bounds[-1] = f"({high}"
+        exact = exact and low_exact and high_exact
     return bounds, exact
 
 
-def _text(bound: float) -> str:
-    return "+inf" if bound == inf else "-inf" if bound == -inf else repr(bound)
+def _edge(bound: Any, *, inside: bool) -> tuple[str, bool, bool]:
+    """Return a bound for Redis, whether the interval holds it, and whether it is exact."""
+    if isinstance(bound, After):
+        bound, inside = bound.value, not inside
+    if isinstance(bound, Limit):
+        bound = copysign(inf, bound.rank)
+    try:
+        number = float(bound)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"an index in Redis has numbers for scores, not {bound!r}") from error
+    if number in (inf, -inf):
+        return ("+inf" if number > 0 else "-inf"), inside, number == bound
+    return repr(number), inside, number == bound and abs(number) < _EXACT
