@@ -64,6 +64,11 @@ class AsyncCache:
         """The engine whose commits are heard; of an AsyncEngine its ``sync_engine``."""
         return self.blocking.engine
 
+    @property
+    def runner(self) -> Runner:
+        """What runs the functions that ask the database."""
+        return self._runner
+
     # asking -----------------------------------------------------------------
 
     async def sql(

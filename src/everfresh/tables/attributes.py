@@ -148,6 +148,16 @@ class AttributeIndexes(Indexes):
         values = self._key.values(record)
         return values[0] if self._single else values
 
+    @property
+    def everything_statement(self) -> str:
+        """The SELECT that the indexes are of."""
+        return self.statement
+
+    @property
+    def key_columns(self) -> tuple[str, ...]:
+        """Names of the columns that are the primary key."""
+        return self._key.columns
+
     # specs --------------------------------------------------------------------------------
 
     def storage_records_spec(self, spec: Any) -> StorageRecordsSpec:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from everfresh.engine.aio import AsyncCache
+from everfresh.engine.cache import Cache
+from everfresh.engine.lineage import current
 from everfresh.errors import ClosedError
+from everfresh.kernel.freshness import Freshness
 from everfresh.tables.db import DbAccess
+from everfresh.tables.following import Follower
 from everfresh.tables.indexes import Indexes, UnsupportedIndexOperation
 from everfresh.tables.metrics import counters_of
-from everfresh.tables.reads import Reads
+from everfresh.tables.reads import Reads, taint
 from everfresh.tables.storage import StorageTable
 from everfresh.tables.types import PrimaryKey
 from everfresh.tables.upkeep import Progress, Upkeep
 
 __all__ = ["CachedTable"]
+
+_LOG = logging.getLogger("everfresh.tables")
 
 
 class CachedTable:
@@ -28,8 +36,16 @@ class CachedTable:
 
     Most methods take either one ``IndexSpec`` of the indexes or the arguments to make one of.
 
-    Records are handed out as the objects that are kept: do not change them. ``progress`` is called
-    with a `Progress` now and then while records are loaded.
+    Records are handed out as the objects that are kept: do not change them. With ``admit``, records
+    that a read finds missing are kept from then on, and so is that there are none. ``progress`` is
+    called with a `Progress` now and then while records are loaded.
+
+    With ``cache`` the table follows that cache's change feed, and nothing has to be invalidated:
+    what a commit touches is served from the database while it is under way, and by what it has
+    become after it. ``statement`` is the SELECT of all records, where the indexes do not know it;
+    ``through`` says which records a row of another table of a join touches:
+    ``{"planes": ("tailnum", "by_plane")}`` names a column there, and the index here whose first
+    attribute has its values. ``freshness`` is as in `everfresh.Settings`.
 
     >>> import asyncio
     >>> from everfresh.tables import CachedTable, DbAccess, PrimaryKeyIndexes
@@ -53,6 +69,10 @@ class CachedTable:
         db_access: DbAccess,
         storage_table: StorageTable,
         *,
+        cache: Cache | AsyncCache | None = None,
+        statement: str | None = None,
+        through: Mapping[str, tuple[str, str]] | None = None,
+        freshness: Freshness | str | None = None,
         admit: bool = False,
         progress: Callable[[Progress], None] | None = None,
     ) -> None:
@@ -65,8 +85,30 @@ class CachedTable:
         self._loaded = asyncio.Event()
         self._is_loaded = False
         self._closed = False
+        self._follower: Follower | None = None
+        self._refreshing: asyncio.Task[None] | None = None
+        if cache is not None:
+            self._follower = Follower(
+                cache,
+                statement,
+                indexes,
+                db_access,
+                self._validity,
+                keyed=storage_table.keyed,
+                freshness=freshness,
+                through=through,
+            )
+            self._follower.busy = self._upkeep.lock.locked
+            self._follower.woken = self._refresh_soon
+            self.__dict__["get"] = self._get_proven
         self._reads = Reads(
-            indexes, db_access, storage_table, self._upkeep, self.counters, admit=admit
+            indexes,
+            db_access,
+            storage_table,
+            self._upkeep,
+            self.counters,
+            admit=admit,
+            follower=self._follower,
         )
 
     # loading ----------------------------------------------------------------------------
@@ -81,6 +123,9 @@ class CachedTable:
         self._check_new()
         async with self._upkeep.lock:
             self._check_new()
+            if self._follower is not None:
+                await self._follower.prepare()
+                self._validity.forget()  # of what was committed before the load begins
             with _AS_VALUE_ERROR:
                 await self._upkeep.load(spec)
             self._set_loaded()
@@ -134,8 +179,15 @@ class CachedTable:
         It never waits and never asks the database: where it has no record, `get_many` has or tells
         that there is none. Storages without snapshots have none for it.
         """
+        if current() is not None:
+            taint()
         hot = self._validity.hot
         return hot[hash(primary_key) % len(hot)].get(primary_key, default)
+
+    def _get_proven(self, primary_key: PrimaryKey, default: Any = None) -> Any:
+        if self._follower is not None and not self._follower.proven():
+            return default
+        return CachedTable.get(self, primary_key, default)
 
     async def get_many(self, primary_keys: Iterable[PrimaryKey]) -> dict[PrimaryKey, Any]:
         """Return the records with these keys, by key; keys without a record are left out.
@@ -237,6 +289,22 @@ class CachedTable:
             with _AS_VALUE_ERROR:
                 await self._upkeep.adjust(lambda: self.indexes.prepare_adjustment(spec), spec)
 
+    def _refresh_soon(self) -> None:
+        """Put in place what a commit has changed, if that is known or somebody waits for it."""
+        if self._closed or not self._is_loaded or self._refreshing is not None:
+            return
+        if self._validity.pending and (self._validity.cheap or self._upkeep.watchers):
+            self._refreshing = asyncio.get_running_loop().create_task(self._refresh_quietly())
+
+    async def _refresh_quietly(self) -> None:
+        try:
+            await self.refresh_invalid()
+        except Exception as error:
+            _LOG.warning("a refresh of %s failed: %s", self.storage_table.name, error)
+        finally:
+            self._refreshing = None
+        self._refresh_soon()
+
     # ending -----------------------------------------------------------------------------
 
     def abort(self) -> bool:
@@ -252,6 +320,8 @@ class CachedTable:
             return
         self._closed = True
         self._validity.close()
+        if self._follower is not None:
+            self._follower.close()
         self._upkeep.abort()
         self._loaded.set()
         async with self._upkeep.lock:

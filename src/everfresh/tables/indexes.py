@@ -100,6 +100,16 @@ class Indexes(RecordScorer):
 
     # hooks --------------------------------------------------------------------
 
+    @property
+    def everything_statement(self) -> str | None:
+        """The SELECT without parameters whose rows are all the records there can be."""
+        return None
+
+    @property
+    def key_columns(self) -> tuple[str, ...] | None:
+        """Names of the columns of that SELECT that are the primary key, None if not known."""
+        return None
+
     def key_spec(self, *primary_keys: PrimaryKey) -> Any:
         """Return the spec of the records with these primary keys.
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
+from everfresh.engine.lineage import active, current
 from everfresh.errors import CodecError, StoreError
 from everfresh.tables.db import DbAccess
 from everfresh.tables.flights import Flights, probe
+from everfresh.tables.following import Follower
 from everfresh.tables.indexes import Indexes, UnsupportedIndexOperation
 from everfresh.tables.intervals import StorageRecordsSpec
-from everfresh.tables.local.snapshot import ABSENT
+from everfresh.tables.local.snapshot import ABSENT, ByKey
 from everfresh.tables.metrics import Counters
 from everfresh.tables.storage import StorageLost, StorageTable
 from everfresh.tables.types import PrimaryKey
@@ -36,7 +38,9 @@ class Reads:
         counters: Counters,
         *,
         admit: bool,
+        follower: Follower | None,
     ) -> None:
+        self._follower = follower
         self._indexes = indexes
         self._db = db
         self._storage = storage
@@ -48,8 +52,11 @@ class Reads:
 
     async def records(self, spec: Any) -> list[Any]:
         """Return the records meant."""
+        if await self._objection() is not None:
+            self._counters.misses += 1
+            return await self._query(spec)
         try:
-            found = await self._proven(spec, self._storage.get_records_list)
+            found = await self._restored(spec, self._storage.get_records_list)
         except StoreError:  # what cannot be had from storage now comes from the database
             self._counters.misses += 1
             return await self._query(spec)
@@ -57,8 +64,9 @@ class Reads:
 
     async def first(self, spec: Any) -> Any:
         """Return one of the records meant; raises KeyError if there is none."""
+        taint()
         keys = self._indexes.keys(spec)
-        if keys is not None and len(keys) == 1:
+        if keys is not None and len(keys) == 1 and self._proven():
             hot, key = self._validity.hot, keys[0]
             record = hot[hash(key) % len(hot)].get(key, ABSENT)
             if record is not ABSENT:
@@ -70,7 +78,8 @@ class Reads:
 
     async def many(self, keys: Iterable[PrimaryKey]) -> dict[PrimaryKey, Any]:
         """Return the records with these keys, by key, all of one moment if all are covered."""
-        hot, wanted = self._validity.hot, list(keys)
+        taint()
+        hot, wanted = self._validity.hot if self._proven() else _NOTHING, list(keys)
         size = len(hot)
         found = {key: hot[hash(key) % size].get(key, ABSENT) for key in wanted}
         if ABSENT not in found.values():
@@ -82,27 +91,36 @@ class Reads:
 
     async def count(self, spec: Any) -> int:
         """Return how many records are meant."""
-        if limit_of(spec) is not None:
+        if limit_of(spec) is not None or await self._objection() is not None:
             return len(await self.records(spec))
         try:
-            size = await self._proven(spec, self._storage.count)
+            size = await self._restored(spec, self._storage.count)
         except StoreError:
             size = None
         return len(await self._missing(spec)) if size is None else size
+
+    def _proven(self) -> bool:
+        return self._follower is None or self._follower.proven()
+
+    async def _objection(self) -> str | None:
+        """Return why nothing kept may be served now, None if it may."""
+        taint()
+        follower = self._follower
+        return None if follower is None or follower.proven() else await follower.objection()
 
     # from storage -------------------------------------------------------------------------
 
     def peek(self, spec: Any) -> list[Any] | None:
         """Return the records meant if they are kept and valid, at once; else None."""
         snapshot = self._upkeep.snapshot
-        if snapshot is None or not self._indexes.covers(spec):
+        if snapshot is None or not self._proven() or not self._indexes.covers(spec):
             return None
         meant = self._indexes.storage_records_spec(spec)
-        if self._validity.meets(meant):
+        if self._validity.in_flux(meant) or self._validity.meets(meant):
             return None
         return shaped(spec, snapshot.find(meant))
 
-    async def _proven(
+    async def _restored(
         self, spec: Any, read: Callable[[StorageRecordsSpec], Awaitable[T]]
     ) -> T | None:
         """Return what `_held` does; a storage that has lost its records is loaded again."""
@@ -127,6 +145,8 @@ class Reads:
         upkeep, refreshed = self._upkeep, False
         while self._indexes.covers(spec):
             meant = self._indexes.storage_records_spec(spec)
+            if self._validity.in_flux(meant):
+                return None
             if self._validity.meets(meant):
                 refreshed = True
                 async with upkeep.lock:
@@ -184,6 +204,16 @@ class Reads:
         )
         ordered = limit_of(spec) is not None or getattr(spec, "reverse", False)
         return in_order(indexes, spec, list(records)) if ordered else records
+
+
+_NOTHING: ByKey = [{}]
+
+
+def taint() -> None:
+    """Let a computation of a cache that reads a table not be kept: it would not hear of changes."""
+    collector = current()
+    if collector is not None and (collector := active()) is not None:
+        collector.taint("it read a cached table, whose changes are not heard here")
 
 
 def limit_of(spec: Any) -> int | None:

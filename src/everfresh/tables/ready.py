@@ -108,6 +108,11 @@ class AllIndexes(_OneIndex):
         self._check(spec)
         return True
 
+    @property
+    def everything_statement(self) -> str:
+        """The query for all records."""
+        return self._query_all
+
     def covers_record(self, record: Any) -> bool:
         """Return True."""
         return True
@@ -258,6 +263,11 @@ class PrimaryKeyIndexes(_OneIndex):
     def keys(self, spec: Any) -> tuple[PrimaryKey, ...] | None:
         """Return the spec's keys."""
         return None if spec.all_primary_keys else spec.primary_keys
+
+    @property
+    def everything_statement(self) -> str:
+        """The query for all records."""
+        return self._query_all
 
     def covers_record(self, record: Any) -> bool:
         """Whether the record's key is covered."""

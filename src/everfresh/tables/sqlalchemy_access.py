@@ -65,14 +65,28 @@ class SqlAlchemyAccess(DbAccess):
     async def get_records_list(self, records_spec: Any) -> list[Any]:
         """Return all records meant."""
         statement, parameters = _statement(records_spec.query, records_spec.args)
-        if self._async:
-            async with self.engine.connect() as connection:
-                columns, rows = await connection.run_sync(_run, statement, parameters)
-        else:
-            columns, rows = await asyncio.to_thread(self._blocking, statement, parameters)
+        columns, rows = await self._rows(statement, parameters)
         if records_spec.record_parser is as_it_is:
             return self._make(columns, rows)
         return [records_spec.record_parser(row) for row in rows]
+
+    async def columns(self, query: str) -> tuple[str, ...]:
+        """Return the names of the columns of a SELECT without arguments."""
+        statement, parameters = _statement(f"SELECT * FROM ({query}) AS none WHERE 1 = 0", ())
+        columns, _ = await self._rows(statement, parameters)
+        return columns
+
+    def record_of(self, columns: tuple[str, ...], row: tuple[Any, ...]) -> Any:
+        """Return the record that is made of a row of these columns."""
+        return self._make(columns, [row])[0]
+
+    async def _rows(
+        self, statement: Executable, parameters: dict[str, Any]
+    ) -> tuple[tuple[str, ...], list[Any]]:
+        if not self._async:
+            return await asyncio.to_thread(self._blocking, statement, parameters)
+        async with self.engine.connect() as connection:
+            return await connection.run_sync(_run, statement, parameters)  # type: ignore[no-any-return]
 
     def _blocking(
         self, statement: Executable, parameters: dict[str, Any]

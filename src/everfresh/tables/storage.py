@@ -93,6 +93,9 @@ class StorageTable(ABC):
 
     # what a cached table asks for; a storage may do better -----------------------
 
+    keyed = False
+    """Whether it finds the records of a `KeysRecordsSpec` by their keys alone."""
+
     async def get_records_list(self, records_spec: StorageRecordsSpec) -> list[Any]:
         """Return all records meant."""
         return [record async for record in self.get_records(records_spec)]

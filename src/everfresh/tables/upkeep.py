@@ -14,8 +14,8 @@ from typing import Any
 from everfresh.errors import AbortedError
 from everfresh.tables.db import DbAccess, DbRecordsSpec
 from everfresh.tables.indexes import Adjustment, Indexes, UnsupportedIndexOperation
-from everfresh.tables.intervals import StorageRecordsSpec
-from everfresh.tables.local.snapshot import Snapshot
+from everfresh.tables.intervals import KeysRecordsSpec, StorageRecordsSpec
+from everfresh.tables.local.snapshot import ABSENT, Snapshot
 from everfresh.tables.metrics import Counters
 from everfresh.tables.storage import Staging, StorageLost, StorageTable
 from everfresh.tables.validity import Batch, Validity
@@ -60,6 +60,7 @@ class Upkeep:
         self._storage = storage
         self._counters = counters
         self._progress = progress
+        self.watchers: list[Callable[[], None]] = []  # called after each switch
         self._running: asyncio.Task[None] | None = None
         self._called_off = False
 
@@ -190,6 +191,8 @@ class Upkeep:
             self.validity.finish(batch, self.snapshot)
         finally:
             self.version += 1
+        for watcher in list(self.watchers):
+            watcher()
 
     def _report(self, progress: Progress) -> None:
         if self._progress is not None:
@@ -199,7 +202,11 @@ class Upkeep:
 
     async def _refresh(self, batch: Batch) -> None:
         discards, loads = self._plan(batch)
-        fresh = [record for load in loads for record in await self._fetch(load, "refresh")]
+        fresh = [record for record in batch.images.values() if record is not ABSENT]
+        if batch.everything:
+            fresh = []
+        for load in loads:  # after the images: it sees what they show, or what is newer
+            fresh += await self._fetch(load, "refresh")
         belongs = self._indexes.covers_record
         fresh = [record for record in fresh if belongs(record) is not False]
         staging = await self._storage.staging(empty=batch.everything)
@@ -222,14 +229,15 @@ class Upkeep:
             return [], indexes.db_records_specs(self._covered())
         old = [pair[0] for pair in batch.pairs]
         new = [pair[1] for pair in batch.pairs]
-        if batch.keys:
-            keyed = indexes.key_spec(*batch.keys)
-            old.append(keyed)
-            new.append(keyed)
-        return (
-            [indexes.storage_records_spec(spec) for spec in indexes.combine(old)],
-            indexes.db_records_specs(indexes.combine(new)),
-        )
+        unknown = [key for key in batch.keys if key not in batch.images]
+        if unknown:
+            new.append(indexes.key_spec(*unknown))
+        discards = [indexes.storage_records_spec(spec) for spec in indexes.combine(old)]
+        if batch.keys and self._storage.keyed:
+            discards.append(KeysRecordsSpec("", [], primary_keys=frozenset(batch.keys)))
+        elif batch.keys:
+            discards.append(indexes.storage_records_spec(indexes.key_spec(*batch.keys)))
+        return discards, indexes.db_records_specs(indexes.combine(new))
 
     def _covered(self) -> Sequence[Any]:
         try:

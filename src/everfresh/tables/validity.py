@@ -18,7 +18,10 @@ from everfresh.tables.local.snapshot import ByKey, Snapshot
 from everfresh.tables.spans import Spans
 from everfresh.tables.types import PrimaryKey, Score
 
-__all__ = ["Batch", "Validity"]
+__all__ = ["UNKNOWN", "Batch", "Validity"]
+
+UNKNOWN: Any = object()
+"""Stands for a record whose state has to be asked for."""
 
 _MANY = 10_000  # records marked at once, above which no record is looked up by key
 
@@ -31,6 +34,7 @@ class Batch:
     def __init__(self) -> None:
         self.pairs: list[Pair] = []  # specs to delete, and to load again
         self.keys: dict[PrimaryKey, None] = {}  # of records to load again
+        self.images: dict[PrimaryKey, Any] = {}  # what some of these are now; `ABSENT` if gone
         self.everything = False  # all that is covered has to be loaded again
         self.dirty: set[str] = set()  # indexes in which any record may be invalid
         self.spans: dict[str, Spans] = {}
@@ -53,20 +57,60 @@ class Batch:
             for one in spec.score_intervals
         )
 
-    def add(self, other: Batch) -> None:
-        """Take over the marks of another."""
-        self.pairs[:0] = other.pairs
-        self.keys.update(other.keys)
-        self.everything |= other.everything
-        self.dirty |= other.dirty
-        for name, spans in other.spans.items():
+    def add_keys(
+        self,
+        images: Mapping[PrimaryKey, Any],
+        scores: Mapping[str, Iterable[Score]] | None,
+        index_names: frozenset[str],
+    ) -> None:
+        """Mark records by key, with what they are now or `UNKNOWN`.
+
+        ``scores`` are theirs, old and new, in each index; None if not all are known.
+        """
+        self.forced = True
+        self.keys.update(dict.fromkeys(images))
+        self.images.update((key, one) for key, one in images.items() if one is not UNKNOWN)
+        self.specs.append(KeysRecordsSpec("", [], primary_keys=frozenset(images)))
+        if scores is None:
+            self.dirty |= index_names
+            return
+        for name, some in scores.items():
+            points = self.points.setdefault(name, [])
+            for score in some:
+                insort(points, score)
+
+    def add_everything(self, index_names: frozenset[str]) -> None:
+        """Mark all records."""
+        self.everything = self.opaque = self.forced = True
+        self.dirty |= index_names
+
+    def add_spec(self, spec: Any, meant: StorageRecordsSpec, index_names: frozenset[str]) -> None:
+        """Mark what a spec means, in its own index; in the others it may be anything."""
+        self.forced = True
+        self.pairs.append((spec, spec))
+        spans = self.spans.setdefault(meant.index_name, Spans([], []))
+        for interval in meant.score_intervals:
+            spans.add(interval)
+        self.dirty |= index_names - {meant.index_name}
+        self.specs.append(meant)
+
+    def absorb(self, newer: Batch) -> None:
+        """Add the marks of a later batch."""
+        self.pairs += newer.pairs
+        self.keys.update(newer.keys)
+        for key in newer.keys:
+            self.images.pop(key, None)
+        self.images.update(newer.images)
+        self.everything |= newer.everything
+        self.dirty |= newer.dirty
+        for name, spans in newer.spans.items():
             for one in spans:
                 self.spans.setdefault(name, Spans([], [])).add(one)
-        for name, points in other.points.items():
+        for name, points in newer.points.items():
             self.points[name] = sorted([*self.points.get(name, ()), *points])
-        self.specs += other.specs
-        self.opaque |= other.opaque
-        self.forced |= other.forced
+        self.specs += newer.specs
+        self.opaque |= newer.opaque
+        self.forced |= newer.forced
 
 
 def _between(points: Sequence[Score], interval: Interval) -> bool:
@@ -88,9 +132,15 @@ class Validity:
         self._pending = Batch()
         self._under_way: Batch | None = None
         self._lock = Lock()
+        self._flux: list[Batch] = []
         self._snapshot: Snapshot | None = None
         self._own: set[int] = set()  # chunks of `hot` that are not the snapshot's
         self._closed = False
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """The snapshot that is served, None for storages without any."""
+        return self._snapshot
 
     # asking -----------------------------------------------------------------------
 
@@ -144,31 +194,40 @@ class Validity:
                 self._pending.specs.append(spec)
                 self._block(self._pending, spec)
 
-    def mark_keys(
-        self, keys: Iterable[PrimaryKey], scores: Mapping[str, Iterable[Score]] | None
-    ) -> None:
-        """Mark records by key; ``scores`` are theirs, old and new, None if not all are known."""
-        keys = frozenset(keys)
-        spec = KeysRecordsSpec("", [], primary_keys=keys)
+    def mark_batch(self, batch: Batch) -> None:
+        """Mark all that a batch holds."""
         with self._lock:
-            self._pending.forced = True
-            self._pending.keys.update(dict.fromkeys(keys))
-            self._pending.specs.append(spec)
-            self._block(self._pending, spec)
-            if scores is None:
-                self._pending.dirty |= self._index_names
-                return
-            for name, some in scores.items():
-                points = self._pending.points.setdefault(name, [])
-                for score in some:
-                    insort(points, score)
+            self._pending.absorb(batch)
+            self._hide_all(batch)
 
     def mark_everything(self) -> None:
         """Mark all records."""
         with self._lock:
-            self._pending.everything = self._pending.opaque = self._pending.forced = True
-            self._pending.dirty |= self._index_names
+            self._pending.add_everything(self._index_names)
             self.hot = [{}]
+
+    # what is being committed --------------------------------------------------------
+
+    def begin_flux(self, batch: Batch) -> None:
+        """Serve none of this from here on: it is about to change."""
+        with self._lock:
+            self._flux.append(batch)
+            self._hide_all(batch)
+
+    def end_flux(self, batch: Batch, changed: Batch | None) -> None:
+        """Serve it again; or mark what has ``changed`` of it, in the same step."""
+        with self._lock:
+            self._flux.remove(batch)
+            if changed is not None:
+                self._pending.absorb(changed)
+            self._serve(self._snapshot)
+
+    def in_flux(self, spec: StorageRecordsSpec) -> bool:
+        """Whether some of what a spec means is being committed just now."""
+        if not self._flux:
+            return False
+        with self._lock:
+            return any(batch.meets(spec) for batch in self._flux)
 
     # refreshing -----------------------------------------------------------------------
 
@@ -186,8 +245,13 @@ class Validity:
         """Mark again what a refresh that failed had taken on."""
         with self._lock:
             if self._under_way is batch:
-                self._pending.add(batch)
-                self._under_way = None
+                batch.absorb(self._pending)
+                self._pending, self._under_way = batch, None
+
+    def forget(self) -> None:
+        """Drop the marks: all is about to be loaded."""
+        with self._lock:
+            self._pending = Batch()
 
     def finish(self, batch: Batch | None, snapshot: Snapshot | None) -> None:
         """Make valid what a refresh has loaded, and serve from its snapshot."""
@@ -202,6 +266,12 @@ class Validity:
             self._closed = True
             self._snapshot, self.hot = None, [{}]
 
+    @property
+    def cheap(self) -> bool:
+        """Whether all there is to refresh is known without asking the database."""
+        pending = self._pending
+        return not (pending.pairs or pending.everything or len(pending.images) < len(pending.keys))
+
     def _batches(self) -> list[Batch]:
         return [self._pending] if self._under_way is None else [self._under_way, self._pending]
 
@@ -210,12 +280,17 @@ class Validity:
     def _serve(self, snapshot: Snapshot | None) -> None:
         self._snapshot = snapshot
         self._own = set()
-        batches = self._batches()
+        batches = [*self._batches(), *self._flux]
         closed = self._closed or any(batch.opaque for batch in batches)
         self.hot = [{}] if snapshot is None or closed else snapshot.by_key.copy()
         for batch in batches:
-            for spec in batch.specs:
-                self._block(batch, spec)
+            self._hide_all(batch)
+
+    def _hide_all(self, batch: Batch) -> None:
+        if batch.opaque:
+            self.hot = [{}]
+        for spec in batch.specs:
+            self._block(batch, spec)
 
     def _block(self, batch: Batch, spec: StorageRecordsSpec) -> None:
         """Take the records that a spec means out of what is served by key."""

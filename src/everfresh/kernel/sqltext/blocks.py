@@ -72,12 +72,17 @@ class Walker:
         self.dialect = schema.dialect
         self.occurrences: list[Occurrence] = []
         self.trees: list[Any] = []
+        self.output: Output | None = None  # of the statement, where it is a SELECT
         self._views: dict[str, _Named] = {}
 
     def walk(self, tree: Any) -> None:
         """Walk the whole statement."""
         self._check(tree)
-        self._query(tree, _Env({}))
+        if not isinstance(tree, exp.Select):
+            self._query(tree, _Env({}))
+            return
+        relation, filters, self.output = self._select(tree, _Env({}))
+        attach(relation, filters)
 
     def _check(self, tree: Any) -> None:
         check(tree, self.schema)

@@ -33,6 +33,10 @@ class Snapshot:
         by_key = self.by_key
         return by_key[hash(key) % len(by_key)].get(key, default)
 
+    def any_key(self) -> PrimaryKey | None:
+        """Return the key of some record, None if there is no record."""
+        return next((key for chunk in self.by_key for key in chunk), None)
+
     def find(self, spec: StorageRecordsSpec) -> list[Any]:
         """Return the records a spec means, those of each interval in the order of their scores."""
         if isinstance(spec, KeysRecordsSpec):

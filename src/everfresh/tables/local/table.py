@@ -38,6 +38,8 @@ class LocalStorageTable(StorageTable):
     'planes'
     """
 
+    keyed = True
+
     def __init__(self, record_scorer: RecordScorer, *, table_name: str | None = None) -> None:
         self.scorer = record_scorer
         self.on_swap: Callable[[Snapshot], None] | None = None

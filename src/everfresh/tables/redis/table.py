@@ -50,6 +50,8 @@ class RedisTable(StorageTable):
     raise `everfresh.errors.StoreError`, and a `CachedTable` loads it again.
     """
 
+    keyed = True
+
     def __init__(
         self,
         conn: redis.asyncio.Redis,
