@@ -16,6 +16,8 @@ from everfresh.tables.intervals import Interval, StorageRecordsSpec
 from everfresh.tables.ready import AllIndexes, PrimaryKeyIndexes, PrimaryKeyRangeIndexes
 from everfresh.tables.sqlalchemy_access import SqlAlchemyAccess
 from everfresh.tables.storage import StorageTable
+from everfresh.tables.subscriptions import Delivery
+from everfresh.tables.threads import SyncCachedTable
 from everfresh.tables.types import PrimaryKey, RecheckPredicate, Score
 from everfresh.tables.upkeep import Progress
 
@@ -27,6 +29,7 @@ __all__ = [
     "CachedTable",
     "DbAccess",
     "DbRecordsSpec",
+    "Delivery",
     "Indexes",
     "Interval",
     "PrimaryKey",
@@ -40,5 +43,6 @@ __all__ = [
     "SqlAlchemyAccess",
     "StorageRecordsSpec",
     "StorageTable",
+    "SyncCachedTable",
     "UnsupportedIndexOperation",
 ]

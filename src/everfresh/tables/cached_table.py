@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,11 +19,13 @@ from everfresh.tables.indexes import Indexes, UnsupportedIndexOperation
 from everfresh.tables.metrics import counters_of
 from everfresh.tables.reads import Reads, taint
 from everfresh.tables.storage import StorageTable
+from everfresh.tables.subscriptions import Delivery, deliveries
 from everfresh.tables.types import PrimaryKey
 from everfresh.tables.upkeep import Progress, Upkeep
 
 __all__ = ["CachedTable"]
 
+_PAUSE = 1.0  # seconds until a refresh that failed is tried again by itself
 _LOG = logging.getLogger("everfresh.tables")
 
 
@@ -85,6 +87,7 @@ class CachedTable:
         self._loaded = asyncio.Event()
         self._is_loaded = False
         self._closed = False
+        self._ended = asyncio.Event()
         self._follower: Follower | None = None
         self._refreshing: asyncio.Task[None] | None = None
         if cache is not None:
@@ -205,12 +208,44 @@ class CachedTable:
         with _AS_VALUE_ERROR:
             return await self._reads.records(spec)
 
+    def peek(self, *args: Any, **kwargs: Any) -> list[Any] | None:
+        """Return all records meant if they are kept and valid, from any thread; None otherwise.
+
+        It never waits and never asks the database.
+        """
+        version = self._upkeep.version
+        if version % 2 or not self._is_loaded or self._closed:
+            return None
+        with _AS_VALUE_ERROR:
+            found = self._reads.peek(self._spec(args, kwargs))
+        # another thread may have switched what is covered and what is kept between the two
+        if found is None or version != self._upkeep.version:
+            return None
+        if current() is not None:
+            taint()
+        self.counters.hits += 1
+        return found
+
     async def count(self, *args: Any, **kwargs: Any) -> int:
         """Return how many records are meant; if they are covered, without looking at each."""
         spec = self._spec(args, kwargs)
         await self.loaded()
         with _AS_VALUE_ERROR:
             return await self._reads.count(spec)
+
+    async def subscribe(self, *args: Any, **kwargs: Any) -> AsyncGenerator[Delivery, None]:
+        """Iterate over what happens to the records meant: first all of them, then each change.
+
+        What is invalidated, or committed where the table follows a cache, is refreshed without
+        waiting for a read. Ends when the table is closed. Raises ValueError if the records are not
+        covered, or no longer.
+        """
+        spec = self._spec(args, kwargs)
+        await self.loaded()
+        steps = deliveries(self.indexes, self._reads, self._upkeep, spec, self._ended)
+        with _AS_VALUE_ERROR:
+            async for step in steps:
+                yield step
 
     # changing ---------------------------------------------------------------------------
 
@@ -241,6 +276,8 @@ class CachedTable:
         new = self._by_index(new_index_specs, "new_index_specs")
         pair = (old_index_specs[0], new_index_specs[0])
         storage_spec = self.indexes.storage_records_spec
+        if self._upkeep.watchers:
+            asyncio.get_running_loop().call_soon(self._refresh_soon)
         if not force_refresh_on_next_read:
             self._validity.mark(pair, {}, ())
             return
@@ -301,9 +338,11 @@ class CachedTable:
             await self.refresh_invalid()
         except Exception as error:
             _LOG.warning("a refresh of %s failed: %s", self.storage_table.name, error)
-        finally:
             self._refreshing = None
-        self._refresh_soon()
+            asyncio.get_running_loop().call_later(_PAUSE, self._refresh_soon)
+        else:
+            self._refreshing = None
+            self._refresh_soon()
 
     # ending -----------------------------------------------------------------------------
 
@@ -324,6 +363,9 @@ class CachedTable:
             self._follower.close()
         self._upkeep.abort()
         self._loaded.set()
+        self._ended.set()
+        for watcher in list(self._upkeep.watchers):
+            watcher()
         async with self._upkeep.lock:
             pass
 

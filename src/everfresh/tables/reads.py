@@ -62,6 +62,19 @@ class Reads:
             return await self._query(spec)
         return await self._missing(spec) if found is None else shaped(spec, found)
 
+    async def held(self, spec: Any) -> list[Any] | None:
+        """Return the records meant as they are kept, refreshed if need be; None if not covered.
+
+        While a commit is under way they are those from before it.
+        """
+        await self._objection()
+        async with self._upkeep.lock:
+            await self._upkeep.refresh()
+            if not self._indexes.covers(spec):
+                return None
+            meant = self._indexes.storage_records_spec(spec)
+            return shaped(spec, await self._storage.get_records_list(meant))
+
     async def first(self, spec: Any) -> Any:
         """Return one of the records meant; raises KeyError if there is none."""
         taint()
