@@ -526,3 +526,34 @@ async def test_moments_as_scores(postgres, postgres_items):
         assert ids(
             await table.get_records_list("by_falling", ge=start + dt.timedelta(hours=58))
         ) == [58, 59, 60]
+
+
+@in_loop
+async def test_a_row_that_moves_while_the_rest_of_a_range_is_fetched_is_not_lost(tmp_path):
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'moving.db'}")
+    with engine.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE t (id INTEGER PRIMARY KEY, v INTEGER)"))
+        connection.execute(sa.text("INSERT INTO t VALUES (1, 1), (2, 9)"))
+    indexes = AttributeIndexes("SELECT * FROM t", "id", dialect="sqlite", by_v=ByAttributes("v"))
+    reached, go = asyncio.Event(), asyncio.Event()
+
+    class Slow(SqlAlchemyAccess):
+        async def get_records_list(self, records_spec):
+            records = await super().get_records_list(records_spec)
+            if records_spec.args == (5, 10) and not reached.is_set():
+                reached.set()
+                await go.wait()
+            return records
+
+    table = CachedTable(indexes, Slow(engine), LocalStorageTable(indexes))
+    await table.load("by_v", ge=0, lt=5)
+    reading = asyncio.create_task(table.get_records_list("by_v", ge=0, lt=10))
+    await reached.wait()  # it has seen the upper part, where row 1 is not yet
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE t SET v = 7 WHERE id = 1"))
+    old = indexes.IndexSpec("by_v", ge=1, lt=2)
+    table.invalidate_records([old], [old])
+    await table.refresh_invalid()
+    go.set()
+    assert ids(await reading) == [1, 2]
+    engine.dispose()

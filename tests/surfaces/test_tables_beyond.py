@@ -316,9 +316,9 @@ def test_hooks_of_the_table_cannot_wait_for_it(source):
             table.refresh_invalid()
             yield {}
 
-    with SyncCachedTable(indexes, Nested(), LocalStorageTable(indexes)) as table:
-        with pytest.raises(RuntimeError, match="would hang"):
-            table.load("primary_key", 1)
+    table = SyncCachedTable(indexes, Nested(), LocalStorageTable(indexes))
+    with table, pytest.raises(RuntimeError, match="would hang"):
+        table.load("primary_key", 1)
 
 
 def test_threads_never_see_half_a_change(source):
