@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from bench.measure import Result
@@ -23,6 +24,7 @@ CASES = (
     "watching",
     "dashboard",
     "processes",
+    "tables",
 )
 PACKAGES = (
     "everfresh",
@@ -35,6 +37,7 @@ PACKAGES = (
     "redis",
     "psycopg",
 )
+OPTIONAL = ("tablecache",)  # for Python 3.12
 HERE = Path(__file__).parent
 
 
@@ -44,6 +47,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=15)
     chosen = parser.parse_args()
     versions = {name: version(name) for name in PACKAGES}
+    versions |= {name: version(name) for name in OPTIONAL if find_spec(name) is not None}
     versions["python"] = platform.python_version()
     results: list[Result] = []
     for case in CASES:
@@ -51,7 +55,8 @@ def main() -> int:
             for result in importlib.import_module(f"bench.{case}").run(chosen.rounds):
                 print(result.line(), flush=True)
                 results.append(result)
-    write(results, versions, keep_others=chosen.only is not None)
+    everything = chosen.only is None and find_spec("tablecache") is not None
+    write(results, versions, keep_others=not everything)
     return 0
 
 

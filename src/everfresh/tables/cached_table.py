@@ -184,8 +184,8 @@ class CachedTable:
         """
         if current() is not None:
             taint()
-        hot = self._validity.hot
-        return hot[hash(primary_key) % len(hot)].get(primary_key, default)
+        hot, size = self._validity.hot
+        return hot[hash(primary_key) % size].get(primary_key, default)
 
     def _get_proven(self, primary_key: PrimaryKey, default: Any = None) -> Any:
         if self._follower is not None and not self._follower.proven():

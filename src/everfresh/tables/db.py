@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 __all__ = ["DbAccess", "DbRecordsSpec", "QueryArgsDbRecordsSpec", "RecordParser"]
+
+_TURN = 1024  # records after which other tasks have their turn
 
 RecordParser = Callable[[Any], Any]
 """Turn what the database's driver gives for a row into a record."""
@@ -62,5 +65,10 @@ class DbAccess(ABC):
         raise KeyError("the database has no such record")
 
     async def get_records_list(self, records_spec: Any) -> list[Any]:
-        """Return all records meant."""
-        return [record async for record in self.get_records(records_spec)]
+        """Return all records meant; other tasks have their turn in between."""
+        records: list[Any] = []
+        async for record in self.get_records(records_spec):
+            records.append(record)
+            if not len(records) % _TURN:
+                await asyncio.sleep(0)
+        return records

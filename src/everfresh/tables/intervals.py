@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import inf, nextafter
-from typing import Any
+from typing import Any, overload
 
 from everfresh.tables.types import PrimaryKey, RecheckPredicate, Score
 
-__all__ = ["Interval", "KeysRecordsSpec", "StorageRecordsSpec", "exact_intervals"]
+__all__ = ["ExactIntervals", "Interval", "KeysRecordsSpec", "StorageRecordsSpec"]
 
 _EXACT = 2**53  # from here on a float has no room between whole numbers
 
@@ -84,9 +84,33 @@ def _check(other: object) -> None:
 _EVERYTHING = Interval(-inf, inf)
 
 
-def exact_intervals(scores: Iterable[Score]) -> list[Interval]:
-    """Return one interval for each different score, in order."""
-    return [Interval.only_containing(score) for score in sorted(set(scores))]
+class ExactIntervals(Sequence[Interval]):
+    """Hold one interval for each of some scores, made when somebody looks at one.
+
+    A storage that finds records by key does not: then a million keys cost nothing here.
+    """
+
+    def __init__(self, scores: Callable[[], Iterable[Score]]) -> None:
+        self._scores = scores
+        self._made: list[Interval] | None = None
+
+    def _intervals(self) -> list[Interval]:
+        if self._made is None:
+            self._made = [Interval.only_containing(one) for one in sorted(set(self._scores()))]
+        return self._made
+
+    @overload
+    def __getitem__(self, place: int) -> Interval: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Interval]: ...
+    def __getitem__(self, place: int | slice) -> Interval | Sequence[Interval]:
+        return self._intervals()[place]
+
+    def __iter__(self) -> Iterator[Interval]:
+        return iter(self._intervals())
+
+    def __len__(self) -> int:
+        return len(self._intervals())
 
 
 def always_use_record(_: object) -> bool:
@@ -128,6 +152,9 @@ class KeysRecordsSpec(StorageRecordsSpec):
     """Mean the records with these primary keys; a storage may look them up without any index."""
 
     primary_keys: frozenset[PrimaryKey] = field(default_factory=frozenset)
+
+    def __post_init__(self) -> None:
+        """Check nothing: intervals of single scores do not overlap."""
 
 
 def held_by(intervals: Sequence[Interval], score: Any) -> bool:

@@ -80,8 +80,8 @@ class Reads:
         taint()
         keys = self._indexes.keys(spec)
         if keys is not None and len(keys) == 1 and self._proven():
-            hot, key = self._validity.hot, keys[0]
-            record = hot[hash(key) % len(hot)].get(key, ABSENT)
+            (hot, size), key = self._validity.hot, keys[0]
+            record = hot[hash(key) % size].get(key, ABSENT)
             if record is not ABSENT:
                 self._counters.hits += 1
                 return record
@@ -92,8 +92,8 @@ class Reads:
     async def many(self, keys: Iterable[PrimaryKey]) -> dict[PrimaryKey, Any]:
         """Return the records with these keys, by key, all of one moment if all are covered."""
         taint()
-        hot, wanted = self._validity.hot if self._proven() else _NOTHING, list(keys)
-        size = len(hot)
+        wanted = list(keys)
+        hot, size = self._validity.hot if self._proven() else _NOTHING
         found = {key: hot[hash(key) % size].get(key, ABSENT) for key in wanted}
         if ABSENT not in found.values():
             self._counters.hits += 1
@@ -219,7 +219,7 @@ class Reads:
         return in_order(indexes, spec, list(records)) if ordered else records
 
 
-_NOTHING: ByKey = [{}]
+_NOTHING: tuple[ByKey, int] = ([{}], 1)
 
 
 def taint() -> None:

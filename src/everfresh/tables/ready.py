@@ -10,11 +10,11 @@ from typing import Any
 from everfresh.tables.db import DbRecordsSpec, QueryArgsDbRecordsSpec
 from everfresh.tables.indexes import Adjustment, Indexes, UnsupportedIndexOperation, check_index
 from everfresh.tables.intervals import (
+    ExactIntervals,
     Interval,
     KeysRecordsSpec,
     StorageRecordsSpec,
     always_use_record,
-    exact_intervals,
 )
 from everfresh.tables.spans import Spans
 from everfresh.tables.types import PrimaryKey, RecheckPredicate, Score
@@ -211,7 +211,7 @@ class PrimaryKeyIndexes(_OneIndex):
         wanted, key_of = frozenset(keys), self.primary_key
         return KeysRecordsSpec(
             "primary_key",
-            exact_intervals(map(hash, wanted)),
+            ExactIntervals(lambda: map(hash, wanted)),
             lambda record: key_of(record) in wanted,
             wanted,
         )
@@ -242,7 +242,7 @@ class PrimaryKeyIndexes(_OneIndex):
         return self.Adjustment(expire, self._load(wanted), wanted, cover_all=False)
 
     def _load(self, wanted: set[PrimaryKey]) -> DbRecordsSpec | None:
-        new = tuple(key for key in wanted if key not in self._covered)
+        new = tuple(wanted - self._covered)
         return QueryArgsDbRecordsSpec(self._query_some, (new,)) if new else None
 
     def commit_adjustment(self, adjustment: Any) -> None:

@@ -25,9 +25,6 @@ class Staging(Protocol):
     async def put(self, records: Sequence[Any]) -> None:
         """Add records, in place of those with their primary keys."""
 
-    async def remove(self, records: Sequence[Any]) -> None:
-        """Delete these records, which are in the storage."""
-
     async def prepare(self) -> None:
         """Do all that can be done before `commit`."""
 
@@ -132,10 +129,6 @@ class ScratchStaging:
     async def put(self, records: Sequence[Any]) -> None:
         """Note records to add."""
         self._puts.extend(records)
-
-    async def remove(self, records: Sequence[Any]) -> None:
-        """Refuse: scratch space takes specs only."""
-        raise RuntimeError("a storage without a staging of its own deletes by specs")
 
     async def prepare(self) -> None:
         """Put everything into scratch space, or straight into the emptied table."""

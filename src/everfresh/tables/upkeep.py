@@ -99,6 +99,7 @@ class Upkeep:
         for _ in range(_ATTEMPTS):
             await self.refresh()
             adjustment = prepare()
+            await asyncio.sleep(0)  # a large set may have taken a while
             loaded = await self._fetch(adjustment.load_spec, "adjust")
             # what was marked meanwhile may be older in what was loaded than in the database
             if not self.validity.pending:

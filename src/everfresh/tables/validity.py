@@ -23,6 +23,10 @@ __all__ = ["UNKNOWN", "Batch", "Validity"]
 UNKNOWN: Any = object()
 """Stands for a record whose state has to be asked for."""
 
+Served = tuple[ByKey, int]
+"""Records as a `Snapshot.by_key` has them, and the length of that list."""
+
+_NOTHING: Served = ([{}], 1)
 _MANY = 10_000  # records marked at once, above which no record is looked up by key
 
 Pair = tuple[Any, Any]
@@ -122,11 +126,12 @@ class Validity:
     """Know which records are invalid, and hold those that may be served by their key.
 
     ``hot`` is what a read by key looks into: the records of the current snapshot without those
-    that are invalid, laid out as a `Snapshot.by_key`. Empty for storages without snapshots.
+    that are invalid. Empty for storages without snapshots.
     """
 
     def __init__(self, scorer: RecordScorer) -> None:
-        self.hot: ByKey = [{}]
+        self.hot: Served = _NOTHING
+        self._hot = Hot([{}])
         self._scorer = scorer
         self._index_names = frozenset(scorer.index_names)
         self._pending = Batch()
@@ -134,7 +139,6 @@ class Validity:
         self._lock = Lock()
         self._flux: list[Batch] = []
         self._snapshot: Snapshot | None = None
-        self._own: set[int] = set()  # chunks of `hot` that are not the snapshot's
         self._closed = False
 
     @property
@@ -190,21 +194,23 @@ class Validity:
                     for interval in spec.score_intervals:
                         spans.add(interval)
             self._pending.dirty |= self._index_names - meant.keys()
+            self._pending.specs += specs
             for spec in specs:
-                self._pending.specs.append(spec)
-                self._block(self._pending, spec)
+                self._hide(self._pending, spec, self._hot)
+            self._publish()
 
     def mark_batch(self, batch: Batch) -> None:
         """Mark all that a batch holds."""
         with self._lock:
             self._pending.absorb(batch)
-            self._hide_all(batch)
+            self._hide_all(batch, self._hot)
+            self._publish()
 
     def mark_everything(self) -> None:
         """Mark all records."""
         with self._lock:
             self._pending.add_everything(self._index_names)
-            self.hot = [{}]
+            self.hot = _NOTHING
 
     # what is being committed --------------------------------------------------------
 
@@ -212,7 +218,8 @@ class Validity:
         """Serve none of this from here on: it is about to change."""
         with self._lock:
             self._flux.append(batch)
-            self._hide_all(batch)
+            self._hide_all(batch, self._hot)
+            self._publish()
 
     def end_flux(self, batch: Batch, changed: Batch | None) -> None:
         """Serve it again; or mark what has ``changed`` of it, in the same step."""
@@ -264,7 +271,7 @@ class Validity:
         """Serve nothing any more."""
         with self._lock:
             self._closed = True
-            self._snapshot, self.hot = None, [{}]
+            self._snapshot, self.hot = None, _NOTHING
 
     @property
     def cheap(self) -> bool:
@@ -275,46 +282,69 @@ class Validity:
     def _batches(self) -> list[Batch]:
         return [self._pending] if self._under_way is None else [self._under_way, self._pending]
 
+    def _publish(self) -> None:
+        """Serve what is left after some was hidden."""
+        opaque = any(batch.opaque for batch in [*self._batches(), *self._flux])
+        shut = opaque or self._closed or self._snapshot is None
+        self.hot = _NOTHING if shut else self._hot.served
+
     # reads by key ---------------------------------------------------------------------
 
     def _serve(self, snapshot: Snapshot | None) -> None:
         self._snapshot = snapshot
-        self._own = set()
         batches = [*self._batches(), *self._flux]
         closed = self._closed or any(batch.opaque for batch in batches)
-        self.hot = [{}] if snapshot is None or closed else snapshot.by_key.copy()
+        if snapshot is None or closed:
+            self.hot = _NOTHING
+            return
+        hot = Hot(snapshot.by_key)
         for batch in batches:
-            self._hide_all(batch)
+            self._hide_all(batch, hot)
+        self._hot = hot
+        # only now: nobody ever finds in it what is invalid
+        self.hot = _NOTHING if any(batch.opaque for batch in batches) else hot.served
 
-    def _hide_all(self, batch: Batch) -> None:
-        if batch.opaque:
-            self.hot = [{}]
+    def _hide_all(self, batch: Batch, hot: Hot) -> None:
         for spec in batch.specs:
-            self._block(batch, spec)
+            self._hide(batch, spec, hot)
 
-    def _block(self, batch: Batch, spec: StorageRecordsSpec) -> None:
+    def _hide(self, batch: Batch, spec: StorageRecordsSpec, hot: Hot) -> None:
         """Take the records that a spec means out of what is served by key."""
         snapshot = self._snapshot
-        if snapshot is None or batch.opaque or len(self.hot) != len(snapshot.by_key):
+        if snapshot is None or batch.opaque:
             return
         if isinstance(spec, KeysRecordsSpec):
-            self._hide(spec.primary_keys)
+            hot.hide(spec.primary_keys)
             return
         index = snapshot.index(spec.index_name)
         if sum(map(index.count, spec.score_intervals)) > _MANY:
             batch.opaque = True
-            self.hot = [{}]
             return
         meant = [record for one in spec.score_intervals for record in index.between(one)]
-        self._hide(map(self._scorer.primary_key, meant))
+        hot.hide(map(self._scorer.primary_key, meant))
 
-    def _hide(self, keys: Iterable[PrimaryKey]) -> None:
-        hot, own = self.hot, self._own
-        size = len(hot)
+
+class Hot:
+    """Hold the records of a snapshot by key, without some that are hidden.
+
+    What is not hidden is shared with the snapshot: a chunk is copied before it is changed.
+    """
+
+    def __init__(self, by_key: ByKey) -> None:
+        self.served: Served = (by_key, len(by_key))
+        self._own: set[int] | None = None
+
+    def hide(self, keys: Iterable[PrimaryKey]) -> None:
+        """Serve these records no longer."""
+        by_key, size = self.served
         for key in keys:
             place = hash(key) % size
-            if key in hot[place]:
-                if place not in own:
-                    own.add(place)
-                    hot[place] = hot[place].copy()
-                del hot[place][key]
+            if key not in by_key[place]:
+                continue
+            if self._own is None:
+                by_key, self._own = by_key.copy(), set()
+            if place not in self._own:
+                self._own.add(place)
+                by_key[place] = by_key[place].copy()
+            del by_key[place][key]
+        self.served = (by_key, size)

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 from everfresh.tables.intervals import Interval
 from everfresh.tables.types import PrimaryKey, Score
 
-__all__ = ["NOTHING", "Entry", "SortedChunks", "build", "rebuild"]
+__all__ = ["NOTHING", "SortedChunks", "build", "rebuild"]
 
 TARGET = 512  # records of a chunk that was just made; it is cut at twice as many
 _SMALLEST = 128  # a smaller chunk is joined to the one before
 _FEW = 16  # entries that are put into a chunk one by one: it is not sorted again
 _STEP = 256  # entries after which a long piece of work may be interrupted
 
-KeyOf = Callable[[Any], PrimaryKey]
-Entry: TypeAlias = tuple[Score, int, Any]
-"""A record's score, the hash of its key, and the record."""
+KeyOf: TypeAlias = Callable[[Any], PrimaryKey]
+ScoreOf: TypeAlias = Callable[[Any], Score]
+Records: TypeAlias = Mapping[PrimaryKey, Any]
 
 
 class Chunk:
@@ -42,9 +43,9 @@ class SortedChunks:
 
     __slots__ = ("chunks", "firsts")
 
-    def __init__(self, chunks: list[Chunk]) -> None:
+    def __init__(self, chunks: list[Chunk], firsts: list[Score]) -> None:
         self.chunks = chunks
-        self.firsts = [chunk.scores[0] for chunk in chunks]
+        self.firsts = firsts  # the lowest score of each
 
     def between(self, interval: Interval) -> list[Any]:
         """Return the records with scores in the interval, in order."""
@@ -91,7 +92,7 @@ class SortedChunks:
         return max(low - 1, 0)
 
 
-NOTHING = SortedChunks([])
+NOTHING = SortedChunks([], [])
 
 
 def build(
@@ -100,58 +101,113 @@ def build(
     """Return the index of these records, in any order; yield between the steps of the work."""
     chunks: list[Chunk] = []
     yield from _append(chunks, _sorted(scores, ties, records))
-    return SortedChunks(chunks)
+    return SortedChunks(chunks, [chunk.scores[0] for chunk in chunks])
 
 
 def rebuild(
-    old: SortedChunks, gone: Sequence[Entry], new: Sequence[Entry], key_of: KeyOf
+    old: SortedChunks, gone: Records, new: Records, score_of: ScoreOf, key_of: KeyOf
 ) -> Generator[None, None, SortedChunks]:
-    """Return the index with these changes; yield between the steps of the work.
+    """Return the index without some records and with others; yield between the steps of the work.
 
     Chunks that no change falls into are shared with the old one. The work is in proportion to the
     changes, but for the list of chunks, which is copied.
     """
-    taken = yield from _by_chunk(old, gone)
-    put = yield from _by_chunk(old, new)
+    taken = yield from _by_chunk(old, gone, score_of)
+    put = yield from _by_chunk(old, new, score_of)
+    places = sorted(taken.keys() | put.keys())
+    if len(places) < _FEW:
+        return _spliced(old, places, taken, put, key_of)
     chunks: list[Chunk] = []
     at = 0
-    for place in sorted(taken.keys() | put.keys()):
+    for place in places:
         chunks += old.chunks[at:place]
-        made = _changed(old.chunks[place], taken.get(place, ()), put.get(place, ()), key_of)
+        made = _changed(old.chunks[place], taken.get(place), put.get(place), key_of)
+        yield
         yield from _append(chunks, made)
         at = place + 1
     chunks += old.chunks[at:]
-    return SortedChunks(chunks)
+    return SortedChunks(chunks, [chunk.scores[0] for chunk in chunks])
+
+
+def _spliced(
+    old: SortedChunks,
+    places: Sequence[int],
+    taken: Mapping[int, Chunk],
+    put: Mapping[int, Chunk],
+    key_of: KeyOf,
+) -> SortedChunks:
+    """Return the index with a few chunks changed, and lists that were copied once."""
+    chunks, firsts = old.chunks.copy(), old.firsts.copy()
+    for place in reversed(places):
+        made: list[Chunk] = []
+        low = place
+        if place and place - 1 not in places and len(chunks[place].records) < _SMALLEST:
+            low = place - 1
+            made.append(chunks[low])  # what is made may be joined to it
+        for _ in _append(
+            made, _changed(old.chunks[place], taken.get(place), put.get(place), key_of)
+        ):
+            pass
+        chunks[low : place + 1] = made
+        firsts[low : place + 1] = [chunk.scores[0] for chunk in made]
+    return SortedChunks(chunks, firsts)
 
 
 def _by_chunk(
-    old: SortedChunks, entries: Sequence[Entry]
-) -> Generator[None, None, dict[int, list[Entry]]]:
+    old: SortedChunks, records: Records, score_of: ScoreOf
+) -> Generator[None, None, dict[int, Chunk]]:
+    """Return records by the place of the chunk they are in, or go into."""
     chunk_of = old.chunk_of
-    found: dict[int, list[Entry]] = {}
-    for count, entry in enumerate(entries):
-        found.setdefault(chunk_of(entry[0], entry[1]), []).append(entry)
-        if count % _STEP == 0:
+    found: dict[int, Chunk] = {}
+    for count, (key, record) in enumerate(records.items()):
+        score, tie = score_of(record), hash(key)
+        place = chunk_of(score, tie)
+        part = found.get(place)
+        if part is None:
+            part = found[place] = Chunk([], array("q"), [])
+        part.scores.append(score)
+        part.ties.append(tie)
+        part.records.append(record)
+        if count % _STEP == _STEP - 1:
             yield
     return found
 
 
-def _changed(base: Chunk, gone: Sequence[Entry], new: Sequence[Entry], key_of: KeyOf) -> Chunk:
-    """Return a chunk with these entries taken out and put in, of any size."""
-    scores, ties, records = base.scores.copy(), base.ties[:], base.records.copy()
-    for place in sorted((_find(base, entry, key_of) for entry in gone), reverse=True):
-        del scores[place], ties[place], records[place]
-    if len(new) >= _FEW:
-        scores += [entry[0] for entry in new]
-        ties.extend(entry[1] for entry in new)
-        records += [entry[2] for entry in new]
-        return _sorted(scores, ties, records)
-    for score, tie, record in new:
+def _changed(base: Chunk, gone: Chunk | None, new: Chunk | None, key_of: KeyOf) -> Chunk:
+    """Return a chunk with these records taken out and put in, of any size."""
+    scores, ties, records = _without(base, gone, key_of)
+    if new is None:
+        return Chunk(scores, ties, records)
+    if len(new.records) >= _FEW:
+        return _sorted(scores + new.scores, ties + new.ties, records + new.records)
+    for score, tie, record in zip(new.scores, new.ties, new.records, strict=True):
         place = _place(scores, ties, score, tie)
         scores.insert(place, score)
         ties.insert(place, tie)
         records.insert(place, record)
     return Chunk(scores, ties, records)
+
+
+def _without(
+    base: Chunk, gone: Chunk | None, key_of: KeyOf
+) -> tuple[list[Score], array[int], list[Any]]:
+    """Return copies of a chunk's lists with these records taken out."""
+    if gone is None:
+        return base.scores.copy(), base.ties[:], base.records.copy()
+    if len(gone.records) == len(base.records):
+        return [], array("q"), []
+    places = set(map(partial(_find, base, key_of), gone.scores, gone.ties, gone.records))
+    if len(places) < _FEW:
+        scores, ties, records = base.scores.copy(), base.ties[:], base.records.copy()
+        for place in sorted(places, reverse=True):
+            del scores[place], ties[place], records[place]
+        return scores, ties, records
+    kept = [place for place in range(len(base.records)) if place not in places]
+    return (
+        [base.scores[place] for place in kept],
+        array("q", [base.ties[place] for place in kept]),
+        [base.records[place] for place in kept],
+    )
 
 
 def _sorted(scores: list[Score], ties: Sequence[int], records: Sequence[Any]) -> Chunk:
@@ -170,9 +226,8 @@ def _place(scores: list[Score], ties: array[int], score: Score, tie: int) -> int
     return bisect_left(ties, tie, bisect_left(scores, score, 0, high), high)
 
 
-def _find(base: Chunk, entry: Entry, key_of: KeyOf) -> int:
-    """Return where an entry is in its chunk."""
-    score, tie, record = entry
+def _find(base: Chunk, key_of: KeyOf, score: Score, tie: int, record: Any) -> int:
+    """Return where a record is in its chunk."""
     key, place = key_of(record), _place(base.scores, base.ties, score, tie)
     while base.records[place] is not record and key_of(base.records[place]) != key:
         place += 1

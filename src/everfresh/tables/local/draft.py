@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from typing import Any
 
 from everfresh.tables.indexes import RecordScorer
 from everfresh.tables.intervals import KeysRecordsSpec, StorageRecordsSpec, held_by
-from everfresh.tables.local.chunks import Entry, SortedChunks, build, rebuild
+from everfresh.tables.local.chunks import SortedChunks, build, rebuild
 from everfresh.tables.local.snapshot import ABSENT, ByKey, Snapshot, empty
-from everfresh.tables.types import PrimaryKey
+from everfresh.tables.types import PrimaryKey, Score
 
 __all__ = ["Draft"]
 
-_PER_CHUNK = 512  # records by key in a dictionary, on average; up to twice as many
-_STEP = 1024  # records after which a long piece of work may be interrupted
-_PRIMES = (1, 3, 7, 13, 31, 61, 127, 251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521)
+_PER_CHUNK = 256  # records by key in a dictionary, on average; up to twice as many
+_STEP = 512  # records after which a long piece of work may be interrupted
+_PRIMES = (1, 3, 7, 13, 31, 61, 127, 251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 131071)
 
 
 class Draft:
@@ -91,21 +92,37 @@ class Draft:
             ]
         return found
 
+    def found(self, spec: StorageRecordsSpec) -> Generator[None, None, list[Any]]:
+        """Return what `find` does; yield between the steps of the work."""
+        if not isinstance(spec, KeysRecordsSpec):
+            return self.find(spec)
+        get, records = self.get if self.added or self.gone else self.base.get, []
+        for count, key in enumerate(spec.primary_keys):
+            record = get(key)
+            if record is not ABSENT:
+                records.append(record)
+            if count % _STEP == _STEP - 1:
+                yield
+        return records
+
     def discard(self, spec: StorageRecordsSpec) -> list[Any]:
         """Delete the records a spec means; return them."""
         found = self.find(spec)
-        self.discard_records(found)
+        for _ in self.discard_records(found):
+            pass
         return found
 
-    def discard_records(self, records: Iterable[Any]) -> None:
-        """Delete these records, which are there."""
+    def discard_records(self, records: Sequence[Any]) -> Generator[None, None, None]:
+        """Delete these records, which are there; yield between the steps of the work."""
         key_of, base = self._scorer.primary_key, self.base
-        for record in records:
+        for count, record in enumerate(records):
             key = key_of(record)
             self.added.pop(key, None)
             old = base.get(key)
             if old is not ABSENT:
                 self.gone[key] = old
+            if count % _STEP == _STEP - 1:
+                yield
 
     def steps(self) -> Generator[None, None, Snapshot]:
         """Return the snapshot with all changes; yield between the steps of the work.
@@ -133,38 +150,34 @@ class Draft:
             records = list(added.values())
             scores: list[Any] = []
             for start in range(0, len(records), _STEP):
-                scores += [_checked(score(name, r), name) for r in records[start : start + _STEP]]
+                scores += [_place(score, name, one) for one in records[start : start + _STEP]]
                 yield
             return (yield from build(scores, list(map(hash, added)), records))
-        gone: list[Entry] = []
-        new: list[Entry] = []
-        for changes, entries in ((self.gone, gone), (added, new)):
-            for key, record in changes.items():
-                entries.append((_checked(score(name, record), name), hash(key), record))
-                if len(entries) % _STEP == 0:
-                    yield
-        return (yield from rebuild(old, gone, new, self._scorer.primary_key))
+        one = partial(_place, score, name)
+        return (yield from rebuild(old, self.gone, added, one, self._scorer.primary_key))
 
     def _by_key(self) -> Generator[None, None, ByKey]:
         old, size = self.base.by_key, len(self.base.by_key)
         if not _PER_CHUNK // 8 * size <= self.count <= 2 * _PER_CHUNK * size:
             return (yield from self._resized())
         chunks, own = old.copy(), set[int]()
-        for key in self.gone:
+        for count, key in enumerate(self.gone):
             if key not in self.added:
                 place = hash(key) % size
                 if place not in own:
                     own.add(place)
                     chunks[place] = chunks[place].copy()
-                    yield
                 del chunks[place][key]
-        for key, record in self.added.items():
+            if count % _STEP == 0:
+                yield
+        for count, (key, record) in enumerate(self.added.items()):
             place = hash(key) % size
             if place not in own:
                 own.add(place)
                 chunks[place] = chunks[place].copy()
-                yield
             chunks[place][key] = record
+            if count % _STEP == 0:
+                yield
         return chunks
 
     def _resized(self) -> Generator[None, None, ByKey]:
@@ -188,10 +201,11 @@ class Draft:
         except TypeError as error:
             raise ValueError(f"the primary key {key!r} of {record!r} is not hashable") from error
         for name in self._scorer.index_names:
-            _checked(self._scorer.score(name, record), name)
+            _place(self._scorer.score, name, record)
 
 
-def _checked(score: Any, name: str) -> Any:
+def _place(score_of: Callable[[str, Any], Score], name: str, record: Any) -> Score:
+    score = score_of(name, record)
     if score != score:
         raise ValueError(f"a score of the index {name!r} is not a number: {score!r}")
     return score

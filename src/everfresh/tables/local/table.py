@@ -20,7 +20,7 @@ __all__ = ["LocalStorageTable"]
 
 T = TypeVar("T")
 
-_SLICE = 0.001  # seconds of work after which other tasks have their turn
+_SLICE = 0.0005  # seconds of work after which other tasks have their turn
 
 
 class LocalStorageTable(StorageTable):
@@ -178,15 +178,13 @@ class LocalStaging:
 
     async def discard(self, spec: StorageRecordsSpec) -> list[Any]:
         """Delete the records a spec means; return them."""
-        return self.draft.discard(spec)
+        found = await spread(self.draft.found(spec))
+        await spread(self.draft.discard_records(found))
+        return found
 
     async def put(self, records: Sequence[Any]) -> None:
         """Add records."""
         await spread(self.draft.put_all(records))
-
-    async def remove(self, records: Sequence[Any]) -> None:
-        """Delete these records."""
-        self.draft.discard_records(records)
 
     async def prepare(self) -> None:
         """Make the snapshot."""
@@ -216,7 +214,7 @@ def run(steps: Generator[None, None, T]) -> T:
 
 
 async def spread(steps: Generator[None, None, T]) -> T:
-    """Do a piece of work in slices of a millisecond, between which other tasks run."""
+    """Do a piece of work in slices of half a millisecond, between which other tasks run."""
     until = time.perf_counter() + _SLICE
     while True:
         try:

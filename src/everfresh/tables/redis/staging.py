@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,10 @@ class RedisStaging:
             if (key := key_of(record)) not in self._gone and key not in self._added
         ]
         found += [one.record for one in self._added.values() if self._means(spec, one.record)]
-        await self.remove(found)
+        for record in found:
+            key = key_of(record)
+            self._added.pop(key, None)
+            self._gone[key] = self._table.rows.encode_key(key)
         return found
 
     def _means(self, spec: StorageRecordsSpec, record: Any) -> bool:
@@ -61,13 +64,6 @@ class RedisStaging:
             key = self._table.scorer.primary_key(record)
             self._added[key] = self._table.encode(record)
             self._gone.pop(key, None)
-
-    async def remove(self, records: Iterable[Any]) -> None:
-        """Delete these records."""
-        for record in records:
-            key = self._table.scorer.primary_key(record)
-            self._added.pop(key, None)
-            self._gone[key] = self._table.rows.encode_key(key)
 
     async def prepare(self) -> None:
         """Send everything."""
