@@ -392,3 +392,59 @@ async def test_a_synchronous_hit_makes_few_calls(source):
     # the function itself, and the look-ups of C it is made of
     assert calls.count("call") == 1
     assert calls.count("c_call") <= 6  # with that of setprofile itself
+
+
+# -- limits
+
+
+@in_loop
+async def test_what_reads_add_is_bounded_by_bytes():
+    source = Source([{"id": n, "v": n} for n in range(1000)])
+    indexes = by_key()
+    table = CachedTable(indexes, source, LocalStorageTable(indexes), admit=True, max_bytes=20_000)
+    await table.load("primary_key", 1, 2, 3)
+    for n in range(10, 500):
+        assert (await table.get_first_record("primary_key", n))["v"] == n
+        await table.get_many([10])  # asked for again and again
+    assert table._pieces.bytes <= 20_000
+    kept = len(table.storage_table.snapshot)
+    assert 10 < kept < 200
+    assert all(table.get(n) is not None for n in (1, 2, 3, 10))  # what was loaded, and what is hot
+    assert table.get(11) is None
+    assert (await table.get_first_record("primary_key", 11))["v"] == 11
+    await table.adjust("primary_key", 1)
+    assert len(table._pieces) == table._pieces.bytes == 0
+
+
+@in_loop
+async def test_ranges_go_too(tmp_path):
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'a.db'}")
+    with engine.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE t (id INTEGER PRIMARY KEY, v INTEGER)"))
+        connection.execute(
+            sa.text("INSERT INTO t VALUES (:n, :n)"), [{"n": n} for n in range(1000)]
+        )
+    indexes = AttributeIndexes("SELECT * FROM t", "id", dialect="sqlite", by_v=ByAttributes("v"))
+    access = SqlAlchemyAccess(engine)
+    table = CachedTable(indexes, access, LocalStorageTable(indexes), admit=True, max_bytes=100_000)
+    await table.load("by_v", ge=0, lt=10)
+    for low in range(100, 1000, 100):
+        found = await table.get_records_list("by_v", ge=low, lt=low + 100)
+        assert len(found) == 100
+    held = table.storage_table.snapshot
+    assert 10 < len(held) < 600
+    assert all(indexes.covers_record(record) for record in held.records())
+    assert table.peek("by_v", ge=0, lt=10) is not None
+    for low in range(0, 1000, 50):
+        found = await table.get_records_list("by_v", ge=low, lt=low + 50)
+        assert [record["v"] for record in found] == list(range(low, low + 50))
+    engine.dispose()
+
+
+def test_a_limit_is_checked():
+    from everfresh.errors import ConfigurationError
+
+    indexes = by_key()
+    for limit in (0, -1, 1.5, True):
+        with pytest.raises(ConfigurationError, match="max_bytes"):
+            CachedTable(indexes, Source(), LocalStorageTable(indexes), max_bytes=limit)

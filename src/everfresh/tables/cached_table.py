@@ -17,6 +17,7 @@ from everfresh.tables.db import DbAccess
 from everfresh.tables.following import Follower
 from everfresh.tables.indexes import Indexes, UnsupportedIndexOperation
 from everfresh.tables.metrics import counters_of
+from everfresh.tables.pieces import Pieces
 from everfresh.tables.reads import Reads, taint
 from everfresh.tables.storage import StorageTable
 from everfresh.tables.subscriptions import Delivery, deliveries
@@ -39,7 +40,8 @@ class CachedTable:
     Most methods take either one ``IndexSpec`` of the indexes or the arguments to make one of.
 
     Records are handed out as the objects that are kept: do not change them. With ``admit``, records
-    that a read finds missing are kept from then on, and so is that there are none. ``progress`` is
+    that a read finds missing are kept from then on, and so is that there are none; at most about
+    ``max_bytes`` of them: what is cheapest to fetch again per byte goes first. ``progress`` is
     called with a `Progress` now and then while records are loaded.
 
     With ``cache`` the table follows that cache's change feed, and nothing has to be invalidated:
@@ -76,6 +78,7 @@ class CachedTable:
         through: Mapping[str, tuple[str, str]] | None = None,
         freshness: Freshness | str | None = None,
         admit: bool = False,
+        max_bytes: int | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> None:
         self.indexes = indexes
@@ -104,6 +107,7 @@ class CachedTable:
             self._follower.busy = self._upkeep.lock.locked
             self._follower.woken = self._refresh_soon
             self.__dict__["get"] = self._get_proven
+        self._pieces = Pieces(indexes, max_bytes)
         self._reads = Reads(
             indexes,
             db_access,
@@ -111,6 +115,7 @@ class CachedTable:
             self._upkeep,
             self.counters,
             admit=admit,
+            pieces=self._pieces,
             follower=self._follower,
         )
 
@@ -325,6 +330,7 @@ class CachedTable:
             self._check_open()
             with _AS_VALUE_ERROR:
                 await self._upkeep.adjust(lambda: self.indexes.prepare_adjustment(spec), spec)
+                self._pieces.clear()
 
     def _refresh_soon(self) -> None:
         """Put in place what a commit has changed, if that is known or somebody waits for it."""

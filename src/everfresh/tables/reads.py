@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from everfresh.engine.lineage import active, current
@@ -14,6 +17,7 @@ from everfresh.tables.indexes import Indexes, UnsupportedIndexOperation
 from everfresh.tables.intervals import StorageRecordsSpec
 from everfresh.tables.local.snapshot import ABSENT, ByKey
 from everfresh.tables.metrics import Counters
+from everfresh.tables.pieces import Pieces
 from everfresh.tables.storage import StorageLost, StorageTable
 from everfresh.tables.types import PrimaryKey
 from everfresh.tables.upkeep import Upkeep
@@ -38,8 +42,10 @@ class Reads:
         counters: Counters,
         *,
         admit: bool,
+        pieces: Pieces,
         follower: Follower | None,
     ) -> None:
+        self._pieces = pieces
         self._follower = follower
         self._indexes = indexes
         self._db = db
@@ -84,6 +90,7 @@ class Reads:
             record = hot[hash(key) % size].get(key, ABSENT)
             if record is not ABSENT:
                 self._counters.hits += 1
+                self._pieces.touched(spec)
                 return record
         for record in await self.records(spec):
             return record
@@ -97,6 +104,8 @@ class Reads:
         found = {key: hot[hash(key) % size].get(key, ABSENT) for key in wanted}
         if ABSENT not in found.values():
             self._counters.hits += 1
+            if self._pieces.bytes:
+                self._pieces.touched(self._indexes.key_spec(*found))
             return found
         key_of = self._indexes.primary_key
         records = await self.records(self._indexes.key_spec(*found))
@@ -169,6 +178,7 @@ class Reads:
             found = await read(meant)
             if version == upkeep.version:
                 if counted:
+                    self._pieces.touched(spec)
                     self._counters.hits_with_refresh += refreshed
                     self._counters.hits += not refreshed
                 return found
@@ -193,9 +203,19 @@ class Reads:
         async with self._upkeep.lock:
             _, missing = self._indexes.missing(spec)  # somebody else may have been first
             if missing:
-                await self._upkeep.adjust(lambda: self._indexes.extend(missing))
+                started = time.perf_counter()
+                loaded = await self._upkeep.adjust(lambda: self._indexes.extend(missing))
+                self._pieces.add(missing, loaded, time.perf_counter() - started)
         found = await self._held(spec, self._storage.get_records_list)
+        await self._evict()
         return await self._query(spec) if found is None else shaped(spec, found)
+
+    async def _evict(self) -> None:
+        """Let go of what is worth least, while there is too much."""
+        while (spec := self._pieces.excess()) is not None:
+            async with self._upkeep.lock:
+                with suppress(UnsupportedIndexOperation):
+                    await self._upkeep.adjust(partial(self._indexes.reduce, spec))
 
     async def _completed(self, spec: Any, held: Any, missing: Sequence[Any]) -> list[Any]:
         """Return what is kept with what is missing, if nothing changed while that was fetched."""

@@ -82,20 +82,22 @@ class Upkeep:
 
         await self._interruptible(change)
 
-    async def adjust(self, prepare: Callable[[], Adjustment], spec: Any = None) -> None:
-        """Make an adjustment, planned under the lock, which is held."""
+    async def adjust(self, prepare: Callable[[], Adjustment], spec: Any = None) -> list[Any]:
+        """Make an adjustment, planned under the lock, which is held; return what was loaded."""
+        loaded: list[Any] = []
 
         async def change() -> None:
             try:
-                await self._adjust(prepare)
+                loaded.extend(await self._adjust(prepare))
             except StorageLost:
                 self.validity.mark_everything()
-                await self._adjust(prepare)
+                loaded.extend(await self._adjust(prepare))
             self.spec = self.spec if spec is None else spec
 
         await self._interruptible(change)
+        return loaded
 
-    async def _adjust(self, prepare: Callable[[], Adjustment]) -> None:
+    async def _adjust(self, prepare: Callable[[], Adjustment]) -> list[Any]:
         for _ in range(_ATTEMPTS):
             await self.refresh()
             adjustment = prepare()
@@ -105,6 +107,7 @@ class Upkeep:
             if not self.validity.pending:
                 break
         await self._apply(adjustment, loaded, "adjust", empty=False)
+        return loaded
 
     async def refresh(self) -> None:
         """Load what is marked as invalid anew. The lock is held."""
