@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import threading
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -12,7 +13,7 @@ import everfresh
 from everfresh.errors import ConfigurationError
 from everfresh.tables import AttributeIndexes, ByAttributes, CachedTable, SqlAlchemyAccess
 from everfresh.tables.local import LocalStorageTable
-from surfaces.tables import in_loop, redis_storage
+from surfaces.tables import Source, in_loop, redis_storage
 
 SCHEMA = (
     "CREATE TABLE planes (tailnum VARCHAR(10) PRIMARY KEY, seats INTEGER)",
@@ -486,3 +487,123 @@ async def test_a_table_that_is_dropped_is_collected_and_no_longer_told(cache):
     gc.collect()
     assert gone() is None
     write(cache, "UPDATE flights SET origin = 'EWR' WHERE id = 1")
+
+
+# -- a copy in a file
+
+
+def warm_table(cache, file, record=dict, **options):
+    indexes = AttributeIndexes(FLIGHTS, "id", dialect="sqlite", by_month=ByAttributes("month"))
+    access = Counting(cache.engine, record=record)
+    return CachedTable(
+        indexes, access, LocalStorageTable(indexes), cache=cache, warm=file, **options
+    ), access
+
+
+@pytest.mark.parametrize("record", [dict, "struct"])
+@in_loop
+async def test_a_warm_start_reads_only_what_has_changed(file, tmp_path, record):
+    if record == "struct":
+        record = Flight
+    kept = tmp_path / "flights.table"
+    with everfresh.open(f"sqlite:///{file}") as cache:
+        cache.track()
+        table, access = warm_table(cache, kept, record)
+        await table.load("by_month", ge=1, lt=7)
+        write(cache, "UPDATE flights SET origin = 'BOS' WHERE id = 13")
+        assert await table.save()
+        await table.close()
+    with sqlite3.connect(file) as other:
+        other.execute("UPDATE flights SET origin = 'EWR' WHERE id = 1")
+        other.execute("DELETE FROM flights WHERE id = 2")
+        other.execute("INSERT INTO flights VALUES (300, 2, 'JFK', NULL)")
+    with everfresh.open(f"sqlite:///{file}") as cache:
+        table, access = warm_table(cache, kept, record)
+        await table.load("by_month", ge=1, lt=7)
+        assert access.asked == []
+        get = (lambda r, n: r[n]) if record is not Flight else getattr
+        found = {
+            get(r, "id"): get(r, "origin")
+            for r in await table.get_records_list("by_month", ge=1, lt=7)
+        }
+        assert [one.args for one in access.asked] == [("[1, 2, 300]",)]
+        with sqlite3.connect(file) as other:
+            assert found == dict(other.execute("SELECT id, origin FROM flights WHERE month < 7"))
+        assert found[13] == "BOS"
+
+
+class Flight(msgspec.Struct):
+    id: int
+    month: int
+    origin: str
+
+
+@in_loop
+async def test_a_copy_that_cannot_be_proven_is_not_used(file, tmp_path):
+    kept = tmp_path / "flights.table"
+    with everfresh.open(f"sqlite:///{file}") as cache:
+        table, _ = warm_table(cache, kept)
+        await table.load("primary_key")
+        assert await table.save() is False  # nothing tracks the file
+        cache.track()
+        other, _ = warm_table(cache, kept)
+        await other.load("primary_key")
+        assert await other.save()
+    good = kept.read_bytes()
+
+    async def asked(spec=("primary_key",), data=good):
+        kept.write_bytes(data)
+        with everfresh.open(f"sqlite:///{file}") as cache:
+            table, access = warm_table(cache, kept)
+            await table.load(*spec)
+            assert (
+                ids(await table.get_records_list(*spec))
+                == list(range(1, 61))[: len(await table.get_records_list(*spec))]
+            )
+            return len(access.asked)
+
+    assert await asked() == 0
+    assert await asked(data=good[:-1]) == 1
+    assert await asked(data=b"") == 1
+    assert await asked(data=good[:60] + bytes([good[60] ^ 1]) + good[61:]) == 1
+    with everfresh.open(f"sqlite:///{file}") as cache:
+        cache.untrack()
+        cache.track()  # another history
+    assert await asked() == 1
+    indexes = AttributeIndexes(FLIGHTS, "id", dialect="sqlite")
+    with pytest.raises(ConfigurationError, match="cache="):
+        CachedTable(indexes, Source(), LocalStorageTable(indexes), warm=kept)
+
+
+# -- an outbox on PostgreSQL
+
+
+@in_loop
+async def test_other_writers_of_postgresql_are_heard_row_by_row(postgres):
+    url = postgres.fresh_database()
+    engine = sa.create_engine(url)
+    fill(engine)
+    with everfresh.open(engine, freshness="strict") as cache:
+        cache.track()
+        table, access = table_of(cache, dialect="postgresql")
+        await table.load("by_month", ge=1, lt=7)
+        other = sa.create_engine(url)
+        asked = len(access.asked)
+        for n in range(3):
+            with other.begin() as connection:
+                connection.execute(
+                    sa.text(
+                        f"UPDATE flights SET origin = 'X{n}', month = {n + 1} WHERE id IN (1, 11)"
+                    )
+                )
+                connection.execute(sa.text(f"DELETE FROM flights WHERE id = {n + 24}"))
+            found = {r["id"]: r for r in await table.get_records_list("by_month", ge=1, lt=7)}
+            assert found[1]["origin"] == found[11]["origin"] == f"X{n}"
+            assert n + 24 not in found
+        keys = [one.args for one in access.asked[asked:]]
+        assert keys
+        assert all(len(one[0]) <= 4 for one in keys)  # by key, a few at a time
+        other.dispose()
+        await table.close()
+    engine.dispose()
+    postgres.drop_database(url)

@@ -15,11 +15,23 @@ from everfresh.engine.running import objection
 from everfresh.errors import ConfigurationError
 from everfresh.kernel.change import Change
 from everfresh.kernel.freshness import Freshness
+from everfresh.kernel.mark import HistoryMark, SnapshotMark
 from everfresh.kernel.plan import Source
 from everfresh.kernel.ports import Listener
 from everfresh.kernel.sqltext.tracing import Trace, trace
 
-__all__ = ["Subject", "blocking", "examine", "follow", "objects", "proven", "run", "version"]
+__all__ = [
+    "Subject",
+    "blocking",
+    "examine",
+    "follow",
+    "objects",
+    "proven",
+    "run",
+    "seen",
+    "since",
+    "version",
+]
 
 T = TypeVar("T")
 
@@ -82,7 +94,7 @@ def examine(cache: Cache, statement: str) -> Subject:
 def proven(cache: Cache) -> bool:
     """Whether other writers were heard recently enough for the cache's own rule of freshness."""
     until = cache.proof.until
-    return until is None or cache.settings.clock() < until
+    return until is None or cache.proof.clock() < until
 
 
 async def objects(cache: Cache, freshness: Freshness | None, subject: Subject) -> str | None:
@@ -97,6 +109,36 @@ async def run(cache: Cache | AsyncCache, function: Callable[..., T], *args: Any)
     if isinstance(cache, AsyncCache):
         return await cache.runner.run(function, *args)
     return await asyncio.to_thread(function, *args)
+
+
+PackedMark = tuple[str, str, int | str, float | None]
+"""A mark of the database's own history as plain values."""
+
+
+def seen(cache: Cache) -> PackedMark | None:
+    """Return a mark of the database's history, up to which all has been heard now.
+
+    None where the database keeps no history, or others cannot be heard. It asks the database.
+    """
+    cache.board.check_open()
+    with cache.engine.connect() as connection:
+        mark = cache.feed.history_mark(connection.connection)
+    if mark is None or not cache.proof.confirm():
+        return None
+    if isinstance(mark, SnapshotMark):
+        return mark.feed, mark.history, str(mark), None
+    return mark.feed, mark.history, mark.position, mark.stamp
+
+
+def since(cache: Cache, packed: PackedMark) -> Sequence[Change] | None:
+    """Return all changes after a mark, None if that cannot be told. It asks the database."""
+    feed, history, position, stamp = packed
+    if isinstance(position, int):
+        return cache.feed.since(HistoryMark(feed, history, position, stamp))
+    try:
+        return cache.feed.since(SnapshotMark.parse(feed, history, position))
+    except ValueError:
+        return None
 
 
 def follow(cache: Cache, listener: Listener) -> Callable[[], None]:

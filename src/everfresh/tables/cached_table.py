@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from everfresh.engine.aio import AsyncCache
 from everfresh.engine.cache import Cache
+from everfresh.engine.following import PackedMark
 from everfresh.engine.lineage import current
-from everfresh.errors import ClosedError
+from everfresh.errors import ClosedError, CodecError, ConfigurationError
 from everfresh.kernel.freshness import Freshness
+from everfresh.tables import warm as warm_file
 from everfresh.tables.db import DbAccess
 from everfresh.tables.following import Follower
 from everfresh.tables.indexes import Indexes, UnsupportedIndexOperation
@@ -49,7 +52,8 @@ class CachedTable:
     become after it. ``statement`` is the SELECT of all records, where the indexes do not know it;
     ``through`` says which records a row of another table of a join touches:
     ``{"planes": ("tailnum", "by_plane")}`` names a column there, and the index here whose first
-    attribute has its values. ``freshness`` is as in `everfresh.Settings`.
+    attribute has its values. ``freshness`` is as in `everfresh.Settings`. ``warm`` names a file for
+    `save`, from which the next process loads, if the feed can tell what has changed since.
 
     >>> import asyncio
     >>> from everfresh.tables import CachedTable, DbAccess, PrimaryKeyIndexes
@@ -79,6 +83,7 @@ class CachedTable:
         freshness: Freshness | str | None = None,
         admit: bool = False,
         max_bytes: int | None = None,
+        warm: str | Path | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> None:
         self.indexes = indexes
@@ -108,6 +113,9 @@ class CachedTable:
             self._follower.woken = self._refresh_soon
             self.__dict__["get"] = self._get_proven
         self._pieces = Pieces(indexes, max_bytes)
+        self._warm = None if warm is None else Path(warm)
+        if warm is not None and self._follower is None:
+            raise ConfigurationError("a file can be proven by a feed only: give cache= with warm=")
         self._reads = Reads(
             indexes,
             db_access,
@@ -135,8 +143,47 @@ class CachedTable:
                 await self._follower.prepare()
                 self._validity.forget()  # of what was committed before the load begins
             with _AS_VALUE_ERROR:
-                await self._upkeep.load(spec)
+                await self._upkeep.load(spec, await self._kept(spec))
             self._set_loaded()
+
+    async def _kept(self, spec: Any) -> list[Any] | None:
+        """Return the records of the file, if they are those meant and it is told what changed."""
+        if self._warm is None or self._follower is None:
+            return None
+        saved = await asyncio.to_thread(warm_file.read, self._warm)
+        if saved is None or (saved.statement, saved.columns) != self._follower.identity:
+            return None
+        if saved.spec != repr(spec):
+            return None
+        try:
+            record = getattr(self.db_access, "record", None)
+            records = await asyncio.to_thread(warm_file.unpack, saved.kind, saved.records, record)
+        except (CodecError, ValueError):
+            return None
+        return records if await self._follower.catch_up(saved.mark) else None
+
+    async def save(self) -> bool:
+        """Keep what was loaded in the file of ``warm``, for the next process to begin with.
+
+        Return whether that was possible: not while a commit is under way, without a change table,
+        or after reads added records. Raises `CodecError` for records that cannot be kept.
+        """
+        follower, snapshot = self._follower, None
+        await self.loaded()
+        if self._warm is None or follower is None or len(self._pieces):
+            return False
+        async with self._upkeep.lock:
+            mark = await follower.seen()
+            if mark is None or follower.committing:
+                return False
+            await self._upkeep.refresh()  # all that the mark has seen was marked here
+            snapshot, spec = self._upkeep.snapshot, repr(self._upkeep.spec)
+        if snapshot is None:
+            return False
+        await asyncio.to_thread(
+            _write_warm, self._warm, follower.identity, spec, mark, list(snapshot.records())
+        )
+        return True
 
     async def loaded(self) -> None:
         """Wait until the table is loaded; raises `ClosedError` if it is closed before."""
@@ -410,6 +457,17 @@ class _AsValueError:
     ) -> None:
         if kind is not None and issubclass(kind, UnsupportedIndexOperation):
             raise ValueError(str(error) or "the index does not support this") from error
+
+
+def _write_warm(
+    path: Path,
+    identity: tuple[str, tuple[str, ...]],
+    spec: str,
+    mark: PackedMark,
+    records: list[Any],
+) -> None:
+    kind, data = warm_file.pack(records)
+    warm_file.write(path, warm_file.Saved(*identity, spec, mark, kind, data))
 
 
 _AS_VALUE_ERROR = _AsValueError()

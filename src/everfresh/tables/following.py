@@ -16,7 +16,7 @@ from typing import Any
 from everfresh.engine import following
 from everfresh.engine.aio import AsyncCache
 from everfresh.engine.cache import Cache
-from everfresh.engine.following import Subject
+from everfresh.engine.following import PackedMark, Subject
 from everfresh.errors import ConfigurationError
 from everfresh.kernel.change import Change
 from everfresh.kernel.freshness import Freshness, freshness_of
@@ -153,6 +153,32 @@ class Follower:
                 )
             named[found[0]] = (column, index)
         self._through = named
+
+    # a copy that outlives the process ---------------------------------------------------------
+
+    @property
+    def committing(self) -> bool:
+        """Whether a commit of this process that touches the table is under way."""
+        return bool(self._open)
+
+    @property
+    def identity(self) -> tuple[str, tuple[str, ...]]:
+        """The statement and its columns: a copy of other ones is not of this table."""
+        return self._statement, self._columns
+
+    async def seen(self) -> PackedMark | None:
+        """Return a mark of the database's history up to which all has been marked here."""
+        return await following.run(self._opened, following.seen, self._cache)
+
+    async def catch_up(self, mark: PackedMark) -> bool:
+        """Mark what was changed since; return whether that could be told."""
+        changes = await following.run(self._opened, following.since, self._cache, mark)
+        if changes is None:
+            return False
+        effect = self._effect(changes)
+        if effect:  # what came after may be marked already: rows are read again, not applied
+            self._validity.mark_batch(self._batch(effect, images=False))
+        return True
 
     # freshness ------------------------------------------------------------------------------
 

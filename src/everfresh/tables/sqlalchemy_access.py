@@ -45,6 +45,7 @@ class SqlAlchemyAccess(DbAccess):
 
     def __init__(self, engine: Any, *, record: Callable[..., Any] = dict) -> None:
         self.engine = engine
+        self.record = record
         self._async = not isinstance(engine, Engine)
         if self._async and not hasattr(engine, "sync_engine"):
             raise ConfigurationError(

@@ -84,6 +84,10 @@ class SyncCachedTable:
         """Clear storage and load the records meant; as `CachedTable.load`."""
         self._wait(self.table.load(*args, **kwargs))
 
+    def save(self) -> bool:
+        """Keep what was loaded in a file; as `CachedTable.save`."""
+        return self._wait(self.table.save())
+
     def loaded(self, timeout: float | None = None) -> None:
         """Wait until the table is loaded; raises TimeoutError after ``timeout`` seconds."""
         self._wait(asyncio.wait_for(self.table.loaded(), timeout))

@@ -71,13 +71,15 @@ class Upkeep:
 
     # changes ------------------------------------------------------------------------
 
-    async def load(self, spec: Any) -> None:
-        """Fill the emptied storage. The lock is held."""
+    async def load(self, spec: Any, kept: list[Any] | None = None) -> None:
+        """Fill the emptied storage, with records that were ``kept`` if given. The lock is held."""
 
         async def change() -> None:
             self.spec = spec
             adjustment = self._indexes.prepare_adjustment(spec)
-            loaded = await self._fetch(adjustment.load_spec, "load")
+            loaded = kept
+            if loaded is None:
+                loaded = await self._fetch(adjustment.load_spec, "load")
             await self._apply(adjustment, loaded, "load", empty=True)
 
         await self._interruptible(change)
