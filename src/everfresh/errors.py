@@ -20,6 +20,8 @@
     ├── CatalogueError (RuntimeError)        a catalogue could not do what it was asked
     │   ├── CatalogueUnavailableError        its file or server cannot be used now
     │   └── CatalogueVersionError            its schema is older or newer than this everfresh
+    ├── TableError (ValueError)              a cached table was asked what it cannot do
+    ├── NoRecordError (KeyError)             there is no such record
     ├── AbortedError (RuntimeError)          a change of a cached table was called off
     ├── NotKeptError (KeyError)              no entry is kept under this key
     └── micro.FormattingError (RuntimeError) the callback of a micro-cache raised
@@ -39,12 +41,14 @@ __all__ = [
     "DatabaseNotFoundError",
     "EverfreshError",
     "MissingExtraError",
+    "NoRecordError",
     "NotKeptError",
     "RecursiveFillError",
     "SignatureError",
     "StatementError",
     "StoreError",
     "StoreUnavailableError",
+    "TableError",
     "UnkeyableError",
     "UnknownURLError",
     "ValueTooLargeError",
@@ -81,6 +85,17 @@ class ConnectionFailedError(EverfreshError, ConnectionError):
 
 class ClosedError(EverfreshError, RuntimeError):
     """The cache was closed before it was asked."""
+
+
+class TableError(EverfreshError, ValueError):
+    """A cached table, or a part of one, was asked what it cannot do; the text says what it can."""
+
+
+class NoRecordError(EverfreshError, KeyError):
+    """There is no such record."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
 
 
 class AbortedError(EverfreshError, RuntimeError):

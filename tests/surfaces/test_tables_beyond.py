@@ -143,7 +143,7 @@ async def test_two_loads_at_once_load_once(source):
     results = await asyncio.gather(
         *(table.load("primary_key", 1) for _ in range(3)), return_exceptions=True
     )
-    assert sorted(type(one).__name__ for one in results) == ["NoneType", "ValueError", "ValueError"]
+    assert sorted(type(one).__name__ for one in results) == ["NoneType", "TableError", "TableError"]
     assert len(source.asked) == 1
 
 

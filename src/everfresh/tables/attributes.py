@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from everfresh.errors import ConfigurationError
+from everfresh.errors import ConfigurationError, TableError
 from everfresh.tables.byattributes import ByAttributes, Piece
 from everfresh.tables.db import DbRecordsSpec, RecordParser
 from everfresh.tables.indexes import Adjustment, Indexes, UnsupportedIndexOperation, check_index
@@ -79,11 +79,11 @@ class AttributeIndexes(Indexes):
         ) -> None:
             super().__init__(index_name)
             if primary_keys is not None and (values or ge is not None or lt is not None):
-                raise ValueError("give primary_keys, or values and bounds, not both")
+                raise TableError("give primary_keys, or values and bounds, not both")
             if primary_keys is not None and index_name != _KEY:
-                raise ValueError(f"primary_keys are of the index {_KEY!r}, not {index_name!r}")
+                raise TableError(f"primary_keys are of the index {_KEY!r}, not {index_name!r}")
             if limit is not None and not (type(limit) is int and limit >= 0):
-                raise ValueError(f"limit is a number of records, not {limit!r}")
+                raise TableError(f"limit is a number of records, not {limit!r}")
             self.values, self.ge, self.lt = values, ge, lt
             self.primary_keys = None if primary_keys is None else tuple(primary_keys)
             self.limit, self.reverse = limit, reverse

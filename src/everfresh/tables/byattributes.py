@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from operator import attrgetter, itemgetter
 from typing import Any
 
-from everfresh.errors import ConfigurationError
+from everfresh.errors import ConfigurationError, TableError
 from everfresh.tables.intervals import Interval
 from everfresh.tables.ordering import ABOVE_NULL, BELOW_NULL, BOTTOM, TOP, After, place
 from everfresh.tables.types import Score
@@ -45,7 +45,7 @@ class ByAttributes:
         try:
             return tuple([get(record) for get in getters])
         except (KeyError, AttributeError, IndexError, TypeError) as error:
-            raise ValueError(f"the record {record!r} has no {', '.join(self.paths)}") from error
+            raise TableError(f"the record {record!r} has no {', '.join(self.paths)}") from error
 
     def score(self, record: Any) -> Score:
         """Return where the record stands; of one attribute it is the place of its value."""
@@ -59,7 +59,7 @@ class ByAttributes:
         number = len(values)
         bounded = ge is not None or lt is not None
         if number + bounded > len(self.paths):
-            raise ValueError(f"this index has {len(self.paths)} attributes: that is too much")
+            raise TableError(f"this index has {len(self.paths)} attributes: that is too much")
         if not bounded:
             return Piece(self, tuple(values), None)
         if not self.falling[number]:
@@ -71,9 +71,9 @@ class ByAttributes:
         try:
             return Piece(self, tuple(values), Interval(low, high))
         except TypeError as error:
-            raise ValueError(f"{ge!r} and {lt!r} cannot be compared") from error
+            raise TableError(f"{ge!r} and {lt!r} cannot be compared") from error
         except ValueError:
-            raise ValueError(f"the bounds are not in order: {ge!r} is above {lt!r}") from None
+            raise TableError(f"the bounds are not in order: {ge!r} is above {lt!r}") from None
 
 
 def _place(value: Any, falling: bool) -> Score:
@@ -119,7 +119,7 @@ def _getter(path: str, record: Any) -> Callable[[Any], Any]:
         try:
             record = step(record)
         except (KeyError, AttributeError, IndexError, TypeError) as error:
-            raise ValueError(f"the record {record!r} has no {name!r}") from error
+            raise TableError(f"the record {record!r} has no {name!r}") from error
     if len(steps) == 1:
         return steps[0]
 

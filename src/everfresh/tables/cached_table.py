@@ -13,7 +13,7 @@ from everfresh.engine.aio import AsyncCache
 from everfresh.engine.cache import Cache
 from everfresh.engine.following import PackedMark
 from everfresh.engine.lineage import current
-from everfresh.errors import ClosedError, CodecError, ConfigurationError
+from everfresh.errors import ClosedError, CodecError, ConfigurationError, TableError
 from everfresh.kernel.freshness import Freshness
 from everfresh.tables import warm as warm_file
 from everfresh.tables.db import DbAccess
@@ -194,7 +194,7 @@ class CachedTable:
     def _check_new(self) -> None:
         self._check_open()
         if self._is_loaded:
-            raise ValueError("this table is loaded already: use adjust")
+            raise TableError("this table is loaded already: use adjust")
 
     def _set_loaded(self) -> None:
         self._is_loaded = True
@@ -323,7 +323,7 @@ class CachedTable:
         """
         self._check_open()
         if not self._is_loaded:
-            raise ValueError("this table is not loaded: there is nothing to invalidate yet")
+            raise TableError("this table is not loaded: there is nothing to invalidate yet")
         old = self._by_index(old_index_specs, "old_index_specs")
         new = self._by_index(new_index_specs, "new_index_specs")
         pair = (old_index_specs[0], new_index_specs[0])
@@ -341,14 +341,14 @@ class CachedTable:
 
     def _by_index(self, specs: Sequence[Any], argument: str) -> dict[str, Any]:
         if not specs:
-            raise ValueError(f"{argument} is empty: give at least one spec")
+            raise TableError(f"{argument} is empty: give at least one spec")
         named = {spec.index_name: spec for spec in specs}
         if len(named) < len(specs):
-            raise ValueError(f"{argument} has more than one spec of the same index")
+            raise TableError(f"{argument} has more than one spec of the same index")
         for spec in specs:
             with _AS_VALUE_ERROR:
                 if not self.indexes.covers(spec):
-                    raise ValueError(f"{argument}: it is not certain that {spec!r} is covered")
+                    raise TableError(f"{argument}: it is not certain that {spec!r} is covered")
         return named
 
     async def refresh_invalid(self) -> None:
@@ -456,7 +456,7 @@ class _AsValueError:
         trace: TracebackType | None,
     ) -> None:
         if kind is not None and issubclass(kind, UnsupportedIndexOperation):
-            raise ValueError(str(error) or "the index does not support this") from error
+            raise TableError(str(error) or "the index does not support this") from error
 
 
 def _write_warm(

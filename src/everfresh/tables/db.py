@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from everfresh.errors import NoRecordError
+
 __all__ = ["DbAccess", "DbRecordsSpec", "QueryArgsDbRecordsSpec", "RecordParser"]
 
 _TURN = 1024  # records after which other tasks have their turn
@@ -62,7 +64,7 @@ class DbAccess(ABC):
             close = getattr(records, "aclose", None)
             if close is not None:
                 await close()
-        raise KeyError("the database has no such record")
+        raise NoRecordError("the database has no such record")
 
     async def get_records_list(self, records_spec: Any) -> list[Any]:
         """Return all records meant; other tasks have their turn in between."""

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from everfresh.errors import EverfreshError
+from everfresh.errors import EverfreshError, TableError
 from everfresh.tables.db import DbRecordsSpec
 from everfresh.tables.intervals import StorageRecordsSpec
 from everfresh.tables.types import PrimaryKey, Score
@@ -163,4 +163,4 @@ class Indexes(RecordScorer):
 def check_index(name: str, known: Iterable[str]) -> None:
     """Raise ValueError unless the index exists."""
     if name not in known:
-        raise ValueError(f"there is no index {name!r}: use one of {', '.join(sorted(known))}")
+        raise TableError(f"there is no index {name!r}: use one of {', '.join(sorted(known))}")

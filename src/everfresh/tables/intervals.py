@@ -8,6 +8,7 @@ from itertools import pairwise
 from math import inf, nextafter
 from typing import Any, overload
 
+from everfresh.errors import TableError
 from everfresh.tables.types import PrimaryKey, RecheckPredicate, Score
 
 __all__ = ["ExactIntervals", "Interval", "KeysRecordsSpec", "StorageRecordsSpec"]
@@ -30,7 +31,7 @@ class Interval:
 
     def __post_init__(self) -> None:
         if not self.ge <= self.lt:
-            raise ValueError(f"the bounds are not in order: {self.ge!r} is above {self.lt!r}")
+            raise TableError(f"the bounds are not in order: {self.ge!r} is above {self.lt!r}")
 
     @staticmethod
     def everything() -> Interval:
@@ -137,7 +138,7 @@ class StorageRecordsSpec:
         held = [one for one in self.score_intervals if one.ge != one.lt]
         held.sort(key=lambda one: one.ge)
         if any(one.lt > other.ge for one, other in pairwise(held)):
-            raise ValueError(f"intervals of the index {self.index_name!r} overlap")
+            raise TableError(f"intervals of the index {self.index_name!r} overlap")
 
     always_use_record = staticmethod(always_use_record)
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from everfresh.engine.lineage import active, current
-from everfresh.errors import CodecError, StoreError
+from everfresh.errors import CodecError, NoRecordError, StoreError
 from everfresh.tables.db import DbAccess
 from everfresh.tables.flights import Flights, probe
 from everfresh.tables.following import Follower
@@ -94,7 +94,7 @@ class Reads:
                 return record
         for record in await self.records(spec):
             return record
-        raise KeyError(f"there is no record for {spec!r}")
+        raise NoRecordError(f"there is no record for {spec!r}")
 
     async def many(self, keys: Iterable[PrimaryKey]) -> dict[PrimaryKey, Any]:
         """Return the records with these keys, by key, all of one moment if all are covered."""

@@ -7,6 +7,7 @@ from math import isnan
 from numbers import Real
 from typing import Any
 
+from everfresh.errors import TableError
 from everfresh.tables.db import DbRecordsSpec, QueryArgsDbRecordsSpec
 from everfresh.tables.indexes import Adjustment, Indexes, UnsupportedIndexOperation, check_index
 from everfresh.tables.intervals import (
@@ -162,7 +163,7 @@ class PrimaryKeyIndexes(_OneIndex):
             if index_name != "primary_key":
                 check_index(index_name, ("primary_key",))
             if all_primary_keys and primary_keys:
-                raise ValueError("give primary keys or all_primary_keys=True, not both")
+                raise TableError("give primary keys or all_primary_keys=True, not both")
             self.index_name = index_name
             self.primary_keys = primary_keys
             self.all_primary_keys = all_primary_keys
@@ -357,7 +358,7 @@ class PrimaryKeyRangeIndexes(_OneIndex):
         check_index(index_name, ("primary_key",))
         key: Any = self.primary_key(record)
         if not isinstance(key, Real) or isnan(key):
-            raise ValueError(f"a range index needs numbers for primary keys, not {key!r}")
+            raise TableError(f"a range index needs numbers for primary keys, not {key!r}")
         return key
 
     def storage_records_spec(self, spec: Any) -> StorageRecordsSpec:

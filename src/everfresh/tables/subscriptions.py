@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from everfresh.errors import TableError
 from everfresh.tables.indexes import Indexes
 from everfresh.tables.reads import Reads
 from everfresh.tables.types import PrimaryKey
@@ -60,7 +61,7 @@ async def deliveries(
 async def _held(reads: Reads, spec: Any) -> list[Any]:
     held = await reads.held(spec)
     if held is None:
-        raise ValueError(f"{spec!r} is not covered (any more): only what is kept can be watched")
+        raise TableError(f"{spec!r} is not covered (any more): only what is kept can be watched")
     return held
 
 

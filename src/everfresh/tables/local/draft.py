@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any
 
+from everfresh.errors import TableError
 from everfresh.tables.indexes import RecordScorer
 from everfresh.tables.intervals import KeysRecordsSpec, StorageRecordsSpec, held_by
 from everfresh.tables.local.chunks import SortedChunks, build, rebuild
@@ -139,7 +140,7 @@ class Draft:
             try:
                 indexes[name] = yield from self._index(name)
             except TypeError as error:
-                raise ValueError(
+                raise TableError(
                     f"scores of the index {name!r} cannot be ordered: {error}"
                 ) from error
         return Snapshot(by_key, indexes, self.count)
@@ -199,7 +200,7 @@ class Draft:
         try:
             hash(key)
         except TypeError as error:
-            raise ValueError(f"the primary key {key!r} of {record!r} is not hashable") from error
+            raise TableError(f"the primary key {key!r} of {record!r} is not hashable") from error
         for name in self._scorer.index_names:
             _place(self._scorer.score, name, record)
 
@@ -207,5 +208,5 @@ class Draft:
 def _place(score_of: Callable[[str, Any], Score], name: str, record: Any) -> Score:
     score = score_of(name, record)
     if score != score:
-        raise ValueError(f"a score of the index {name!r} is not a number: {score!r}")
+        raise TableError(f"a score of the index {name!r} is not a number: {score!r}")
     return score

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from everfresh.errors import TableError
 from everfresh.tables.intervals import KeysRecordsSpec, StorageRecordsSpec
 from everfresh.tables.local.chunks import NOTHING, SortedChunks
 from everfresh.tables.types import PrimaryKey
@@ -75,7 +76,7 @@ class Snapshot:
         try:
             return self.indexes[name]
         except KeyError:
-            raise ValueError(f"the storage has no index {name!r}") from None
+            raise TableError(f"the storage has no index {name!r}") from None
 
     def records(self) -> Iterable[Any]:
         """Yield all records, in no promised order."""

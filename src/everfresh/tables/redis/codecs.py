@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from everfresh.errors import CodecError
+
 __all__ = [
     "Array",
     "BoolCodec",
@@ -51,8 +53,8 @@ class Codec(ABC):
         """Return the value; raises ValueError for bytes it did not make."""
 
 
-def _refuse(value: Any, kind: str) -> ValueError:
-    return ValueError(f"{value!r} is not {kind}")
+def _refuse(value: Any, kind: str) -> CodecError:
+    return CodecError(f"{value!r} is not {kind}")
 
 
 class Nullable(Codec):
@@ -96,7 +98,7 @@ class Array(Codec):
         for value in values:
             part = self._codec.encode(value)
             if len(part) > 0xFFFF:
-                raise ValueError(f"an element of an array is {len(part)} bytes long, over 65,535")
+                raise CodecError(f"an element of an array is {len(part)} bytes long, over 65,535")
             parts += (len(part).to_bytes(2, "big"), part)
         return b"".join(parts)
 
@@ -189,7 +191,7 @@ def _as_float(value: Any) -> float:
     try:
         return float(value)
     except (TypeError, OverflowError) as error:
-        raise ValueError(f"{value!r} is not a number that a float can hold") from error
+        raise CodecError(f"{value!r} is not a number that a float can hold") from error
 
 
 class _Packed(Codec):
@@ -204,14 +206,14 @@ class _Packed(Codec):
         try:
             return self.layout.pack(value)
         except struct.error as error:
-            raise ValueError(f"{value!r} cannot be encoded: {error}") from error
+            raise CodecError(f"{value!r} cannot be encoded: {error}") from error
 
     def decode(self, bs: bytes) -> Any:
         """Return the number."""
         try:
             return self.layout.unpack(bs)[0]
         except struct.error as error:
-            raise ValueError(f"{bs!r} cannot be decoded: {error}") from error
+            raise CodecError(f"{bs!r} cannot be decoded: {error}") from error
 
 
 class SignedInt8Codec(_Packed):
@@ -273,7 +275,7 @@ class Float32Codec(_Packed):
         try:
             return self.layout.pack(number)
         except OverflowError as error:
-            raise ValueError(f"{value!r} is too large for a float of four bytes") from error
+            raise CodecError(f"{value!r} is too large for a float of four bytes") from error
 
 
 class Float64Codec(_Packed):
@@ -336,7 +338,7 @@ class UtcDatetimeCodec(Codec):
         if value.tzinfo is None:
             value = value.replace(tzinfo=UTC)
         elif value.tzinfo is not UTC:
-            raise ValueError(f"{value!r} is not in datetime.UTC: convert it with astimezone(UTC)")
+            raise CodecError(f"{value!r} is not in datetime.UTC: convert it with astimezone(UTC)")
         return self._layout.pack(value.timestamp())
 
     def decode(self, bs: bytes) -> datetime:
@@ -384,8 +386,8 @@ class JsonCodec(Codec):
             if msgspec.json.decode(encoded) == value:
                 return encoded
         except (TypeError, ValueError, msgspec.MsgspecError, RecursionError) as error:
-            raise ValueError(f"{value!r} is not JSON: {error}") from error
-        raise ValueError(f"{value!r} would come back from JSON as something else")
+            raise CodecError(f"{value!r} is not JSON: {error}") from error
+        raise CodecError(f"{value!r} would come back from JSON as something else")
 
     def decode(self, bs: bytes) -> Any:
         """Return the value."""

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from everfresh.errors import CodecError
+from everfresh.errors import CodecError, TableError
 from everfresh.tables.redis.codecs import Codec
 from everfresh.tables.types import PrimaryKey
 
@@ -37,10 +37,10 @@ class RowCodec:
         factory: Callable[[dict[str, Any]], Any],
     ) -> None:
         if not attribute_codecs:
-            raise ValueError("a RedisTable needs a codec for at least one attribute")
+            raise TableError("a RedisTable needs a codec for at least one attribute")
         for name in attribute_codecs:
             if not isinstance(name, str):
-                raise ValueError(f"attribute names must be text, not {name!r}")  # noqa: TRY004
+                raise TableError(f"attribute names must be text, not {name!r}")
         self._key_codec = primary_key_codec
         self._codecs = tuple(attribute_codecs.items())
         self._extract = extract
@@ -75,7 +75,7 @@ class RowCodec:
         try:
             return self._extract(record, name)
         except Exception as error:
-            raise ValueError(f"the record {record!r} has no attribute {name!r}") from error
+            raise TableError(f"the record {record!r} has no attribute {name!r}") from error
 
     def decode(self, data: bytes) -> Any:
         """Return the record that bytes were made of."""

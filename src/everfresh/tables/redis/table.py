@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from everfresh.errors import ConfigurationError, StoreError, StoreUnavailableError
+from everfresh.errors import ConfigurationError, StoreError, StoreUnavailableError, TableError
 from everfresh.tables.indexes import RecordScorer
 from everfresh.tables.intervals import Interval, KeysRecordsSpec, StorageRecordsSpec, held_by
 from everfresh.tables.ordering import After, Limit
@@ -143,7 +143,7 @@ class RedisTable(StorageTable):
 
     def _index(self, name: str) -> str:
         if name not in self._indexes:
-            raise ValueError(f"the storage has no index {name!r}")
+            raise TableError(f"the storage has no index {name!r}")
         return self._indexes[name]
 
     # regular writes ---------------------------------------------------------------
@@ -362,7 +362,7 @@ def _edge(bound: Any, *, inside: bool) -> tuple[str, bool, bool]:
     try:
         number = float(bound)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"an index in Redis has numbers for scores, not {bound!r}") from error
+        raise TableError(f"an index in Redis has numbers for scores, not {bound!r}") from error
     if number in (inf, -inf):
         return ("+inf" if number > 0 else "-inf"), inside, number == bound
     return repr(number), inside, number == bound and abs(number) < _EXACT
