@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from everfresh.errors import CodecError, TableError
 from everfresh.tables.redis.codecs import Codec
+from everfresh.tables.redis.scripts import MARK
 from everfresh.tables.types import PrimaryKey
 
 __all__ = ["AttributeCodecs", "RedisCodingError", "RowCodec"]
@@ -15,6 +16,7 @@ __all__ = ["AttributeCodecs", "RedisCodingError", "RowCodec"]
 AttributeCodecs: TypeAlias = Mapping[str, Codec]
 """Codecs by the names of the attributes that are kept."""
 
+_MARK = MARK.encode()
 _LONGEST = 0xFFFFFFFF
 
 
@@ -51,9 +53,12 @@ class RowCodec:
     def encode_key(self, key: PrimaryKey) -> bytes:
         """Return a primary key as bytes."""
         try:
-            return self._key_codec.encode(key)
+            encoded = self._key_codec.encode(key)
         except Exception as error:
             raise RedisCodingError(f"the primary key {key!r} cannot be encoded: {error}") from error
+        if encoded == _MARK:
+            raise RedisCodingError(f"the primary key {key!r} is what the table's own mark is under")
+        return encoded
 
     def encode(self, record: Any) -> bytes:
         """Return a record as bytes."""

@@ -73,12 +73,12 @@ class RedisTable(StorageTable):
         self._name = table_name
         self._names = sorted(record_scorer.index_names)
         self._records = f"{table_name}:r"
-        self._mark_key = f"{table_name}:mark"
         self._indexes = {name: f"{table_name}:i:{name}" for name in self._names}
         self._mark: str | None = None
+        self._mark_bytes = b""
         self._scripts = {
             text: conn.register_script(text)
-            for text in (getattr(scripts, name) for name in scripts.__all__)
+            for text in (getattr(scripts, name) for name in scripts.__all__ if name != "MARK")
         }
         self._turns = Turns()
         self._scratch: RedisStaging | None = None
@@ -108,7 +108,7 @@ class RedisTable(StorageTable):
         bounds, exact = _bounds(records_spec.score_intervals)
         if not bounds:
             return []
-        keys = [self._mark_key, self._records, self._index(records_spec.index_name)]
+        keys = [self._records, self._index(records_spec.index_name)]
         found = await self._read(scripts.FIND, keys, bounds)
         records = [self.rows.decode(data) for data in found if data is not None]
         return self._rechecked(records_spec, records, exact)
@@ -119,7 +119,7 @@ class RedisTable(StorageTable):
         if records_spec.rechecks or not exact:
             return len(await self.get_records_list(records_spec))
         await self._merged()
-        keys = [self._mark_key, self._index(records_spec.index_name)]
+        keys = [self._records, self._index(records_spec.index_name)]
         return int(await self._read(scripts.COUNT, keys, bounds))
 
     async def _by_key(self, spec: KeysRecordsSpec) -> list[Any]:
@@ -128,9 +128,20 @@ class RedisTable(StorageTable):
         records: list[Any] = []
         for start in range(0, len(wanted), _BATCH):
             some = wanted[start : start + _BATCH]
-            found = await self._read(scripts.GET, [self._mark_key, self._records], some)
+            mark, *found = await self._calling(
+                self._conn.hmget(self._records, [scripts.MARK, *some])
+            )
+            if mark != self._mark_bytes:
+                await self._check_mark(mark)
             records += [decode(data) for data in found if data is not None]
         return records
+
+    async def _check_mark(self, mark: bytes | None) -> None:
+        """Raise if the mark in Redis is not that of this table; take it over at first."""
+        if self._mark is None:
+            await self._begin()
+        if mark != self._mark_bytes:
+            raise self._lost()
 
     def _rechecked(self, spec: StorageRecordsSpec, records: list[Any], exact: bool) -> list[Any]:
         if not exact:
@@ -176,7 +187,7 @@ class RedisTable(StorageTable):
             yield record
 
     async def _write(self, arguments: list[Any]) -> None:
-        keys = [self._mark_key, self._records, *self._indexes.values()]
+        keys = [self._records, *self._indexes.values()]
         await self._read(scripts.WRITE, keys, arguments)
 
     # scratch space ------------------------------------------------------------------
@@ -262,7 +273,7 @@ class RedisTable(StorageTable):
 
     async def unstage(self) -> None:
         """Forget what was staged."""
-        await self._calling(self._conn.unlink(*self._staged_keys()[2:4], *self._staged_indexes()))
+        await self._calling(self._conn.unlink(*self._staged_keys()[1:3], *self._staged_indexes()))
 
     async def _replace(self, staging: RedisStaging | None) -> None:
         """Put what is staged, or nothing, in place of the whole table, under a new mark."""
@@ -270,10 +281,11 @@ class RedisTable(StorageTable):
             await self.unstage()
         mark = uuid.uuid4().hex
         await self._calling(self._scripts[scripts.REPLACE](keys=self._staged_keys(), args=[mark]))
-        self._mark, self._unmerged = mark, None
+        self._take_mark(mark)
+        self._unmerged = None
 
     def _staged_keys(self) -> list[str]:
-        own = [self._mark_key, self._records, f"{self._name}:s", f"{self._name}:d"]
+        own = [self._records, f"{self._name}:s", f"{self._name}:d"]
         return [*own, *self._indexes.values(), *self._staged_indexes()]
 
     def _staged_indexes(self) -> list[str]:
@@ -296,17 +308,27 @@ class RedisTable(StorageTable):
 
     async def _read(self, script: str, keys: list[str], arguments: Sequence[Any]) -> Any:
         if self._mark is None:
-            begin = self._scripts[scripts.BEGIN]
-            mark = await self._calling(begin(keys=[self._mark_key], args=[uuid.uuid4().hex]))
-            self._mark = mark.decode()
-        call = self._scripts[script](keys=keys, args=[self._mark, *arguments])
+            await self._begin()
+        call = self._scripts[script](keys=keys, args=[self._mark_bytes, *arguments])
         found = await self._calling(call)
         if found is None:
-            raise StorageLost(
-                f"the table {self._name!r} in Redis is not the one that was put there: the server "
-                "lost it, or another process writes a table of this name; load it again"
-            )
+            raise self._lost()
         return found
+
+    async def _begin(self) -> None:
+        """Take over the mark that is in Redis, or put one there."""
+        begin = self._scripts[scripts.BEGIN]
+        mark = await self._calling(begin(keys=[self._records], args=[uuid.uuid4().hex]))
+        self._take_mark(mark.decode())
+
+    def _take_mark(self, mark: str) -> None:
+        self._mark, self._mark_bytes = mark, mark.encode()
+
+    def _lost(self) -> StorageLost:
+        return StorageLost(
+            f"the table {self._name!r} in Redis is not the one that was put there: the server lost "
+            "it, or another process writes a table of this name; load it again"
+        )
 
     async def _calling(self, call: Awaitable[Any]) -> Any:
         try:
