@@ -448,3 +448,18 @@ def test_a_limit_is_checked():
     for limit in (0, -1, 1.5, True):
         with pytest.raises(ConfigurationError, match="max_bytes"):
             CachedTable(indexes, Source(), LocalStorageTable(indexes), max_bytes=limit)
+
+
+@in_loop
+async def test_indexes_of_another_table_are_refused_and_used_ones_start_anew(source):
+    indexes = by_key()
+    first = make(indexes, source)
+    await first.load("primary_key", 1, 2)
+    second = make(indexes, source)
+    with pytest.raises(ValueError, match="another table"):
+        await second.load("primary_key", 2, 3)
+    assert set(await first.get_many([1, 2])) == {1, 2}
+    await first.close()
+    await second.load("primary_key", 2, 3)  # 2 is not there yet, although it was covered
+    assert second.get(2)["id"] == 2
+    assert not indexes.covers(indexes.IndexSpec("primary_key", 1))

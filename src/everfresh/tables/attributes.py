@@ -237,6 +237,10 @@ class AttributeIndexes(Indexes):
         spans = self._spans(_KEY)
         return all(key in held.keys or spans.covers(self._key_piece(key).interval) for key in keys)
 
+    def reset(self) -> None:
+        """Cover nothing."""
+        self._coverage = Coverage()
+
     def covers_record(self, record: Any) -> bool:
         """Whether the record lies in something that is covered."""
         return self._within(self._coverage, record)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,7 @@ from everfresh.tables.upkeep import Progress, Upkeep
 
 __all__ = ["CachedTable"]
 
+_owners: weakref.WeakKeyDictionary[Indexes, weakref.ref[CachedTable]] = weakref.WeakKeyDictionary()
 _PAUSE = 1.0  # seconds until a refresh that failed is tried again by itself
 _LOG = logging.getLogger("everfresh.tables")
 
@@ -139,6 +141,7 @@ class CachedTable:
         self._check_new()
         async with self._upkeep.lock:
             self._check_new()
+            self._claim_indexes()
             if self._follower is not None:
                 await self._follower.prepare()
                 self._validity.forget()  # of what was committed before the load begins
@@ -195,6 +198,14 @@ class CachedTable:
         self._check_open()
         if self._is_loaded:
             raise TableError("this table is loaded already: use adjust")
+
+    def _claim_indexes(self) -> None:
+        """Refuse indexes that know what another table covers."""
+        owner = _owners.get(self.indexes)
+        other = None if owner is None else owner()
+        if other is not None and other is not self and other._is_loaded and not other._closed:  # noqa: SLF001 - another of us
+            raise TableError("these indexes are in use by another table: make new ones for this")
+        _owners[self.indexes] = weakref.ref(self)
 
     def _set_loaded(self) -> None:
         self._is_loaded = True

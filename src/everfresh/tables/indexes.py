@@ -100,6 +100,9 @@ class Indexes(RecordScorer):
 
     # hooks --------------------------------------------------------------------
 
+    def reset(self) -> None:
+        """Cover nothing: the storage was emptied."""
+
     @property
     def everything_statement(self) -> str | None:
         """The SELECT without parameters whose rows are all the records there can be."""

@@ -257,6 +257,10 @@ class PrimaryKeyIndexes(_OneIndex):
             return True
         return not spec.all_primary_keys and self._covered.issuperset(spec.primary_keys)
 
+    def reset(self) -> None:
+        """Cover nothing."""
+        self._covered, self._covers_all = set(), False
+
     def key_spec(self, *primary_keys: PrimaryKey) -> Any:
         """Return the spec of these keys."""
         return self.IndexSpec("primary_key", *primary_keys)
@@ -394,6 +398,10 @@ class PrimaryKeyRangeIndexes(_OneIndex):
     def covers_record(self, record: Any) -> bool:
         """Whether the record's key lies in the range that was loaded."""
         return self._interval is not None and self.score("primary_key", record) in self._interval
+
+    def reset(self) -> None:
+        """Cover nothing."""
+        self._interval = None
 
     def key_spec(self, *primary_keys: PrimaryKey) -> Any:
         """Return the range of one key."""

@@ -76,6 +76,7 @@ class Upkeep:
 
         async def change() -> None:
             self.spec = spec
+            self._indexes.reset()
             adjustment = self._indexes.prepare_adjustment(spec)
             loaded = kept
             if loaded is None:
