@@ -22,6 +22,7 @@ from everfresh.kernel.sqltext.tracing import Trace, trace
 
 __all__ = [
     "Subject",
+    "alone",
     "blocking",
     "examine",
     "follow",
@@ -109,6 +110,16 @@ async def run(cache: Cache | AsyncCache, function: Callable[..., T], *args: Any)
     if isinstance(cache, AsyncCache):
         return await cache.runner.run(function, *args)
     return await asyncio.to_thread(function, *args)
+
+
+def alone(cache: Cache) -> bool:
+    """Whether nobody else can write to the database, or nobody else is listened to."""
+    return cache.feed.watch is None
+
+
+def hear(cache: Cache) -> bool:
+    """Hear all that others have committed before now; return whether that is certain."""
+    return cache.proof.confirm()
 
 
 PackedMark = tuple[str, str, int | str, float | None]

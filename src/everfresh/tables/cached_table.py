@@ -112,6 +112,7 @@ class CachedTable:
                 through=through,
             )
             self._follower.busy = self._upkeep.lock.locked
+            self._upkeep.hear = self._follower.hear
             self._follower.woken = self._refresh_soon
             self.__dict__["get"] = self._get_proven
         self._pieces = Pieces(indexes, max_bytes)

@@ -154,6 +154,12 @@ class Follower:
             named[found[0]] = (column, index)
         self._through = named
 
+    async def hear(self) -> bool:
+        """Mark all that others have committed before now; return whether that is certain."""
+        if following.alone(self._cache):
+            return True
+        return await following.run(self._opened, following.hear, self._cache)
+
     # a copy that outlives the process ---------------------------------------------------------
 
     @property

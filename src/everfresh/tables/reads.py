@@ -165,7 +165,9 @@ class Reads:
         and what is valid may have changed.
         """
         upkeep, refreshed = self._upkeep, False
-        while self._indexes.covers(spec):
+        for _ in range(_PATIENCE):
+            if not self._indexes.covers(spec):
+                break
             meant = self._indexes.storage_records_spec(spec)
             if self._validity.in_flux(meant):
                 return None
@@ -239,6 +241,7 @@ class Reads:
         return in_order(indexes, spec, list(records)) if ordered else records
 
 
+_PATIENCE = 50  # refreshes after which a read that never comes to rest goes to the database
 _NOTHING: tuple[ByKey, int] = ([{}], 1)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from everfresh.errors import AbortedError
+from everfresh.errors import AbortedError, StoreError
 from everfresh.tables.db import DbAccess, DbRecordsSpec
 from everfresh.tables.indexes import Adjustment, Indexes, UnsupportedIndexOperation
 from everfresh.tables.intervals import KeysRecordsSpec, StorageRecordsSpec
@@ -60,6 +60,8 @@ class Upkeep:
         self._storage = storage
         self._counters = counters
         self._progress = progress
+        # called between asking the database and showing its answer: marks what that has seen
+        self.hear: Callable[[], Awaitable[bool]] | None = None
         self.watchers: list[Callable[[], None]] = []  # called after each switch
         self._running: asyncio.Task[None] | None = None
         self._called_off = False
@@ -106,6 +108,8 @@ class Upkeep:
             adjustment = prepare()
             await asyncio.sleep(0)  # a large set may have taken a while
             loaded = await self._fetch(adjustment.load_spec, "adjust")
+            if adjustment.load_spec is not None:
+                await self._heard()
             # what was marked meanwhile may be older in what was loaded than in the database
             if not self.validity.pending:
                 break
@@ -153,6 +157,20 @@ class Upkeep:
             raise
         finally:
             self._running = None
+
+    async def _heard(self) -> None:
+        """Have all marked that the rows at hand may have seen, or half a commit would be shown.
+
+        A row that was read, and the image of a row too, holds what others committed to it before;
+        what the same commits did to other rows may not have been heard yet.
+        """
+        if self.hear is None:
+            return
+        for attempt in range(_ATTEMPTS):
+            if await self.hear():
+                return
+            await asyncio.sleep(0.002 * attempt)  # a commit is just under way
+        raise StoreError("other writers cannot be heard: nothing new can be shown")
 
     # one adjustment -------------------------------------------------------------------
 
@@ -214,6 +232,8 @@ class Upkeep:
             fresh = []
         for load in loads:  # after the images: it sees what they show, or what is newer
             fresh += await self._fetch(load, "refresh")
+        if loads or batch.images:
+            await self._heard()
         belongs = self._indexes.covers_record
         fresh = [record for record in fresh if belongs(record) is not False]
         staging = await self._storage.staging(empty=batch.everything)
