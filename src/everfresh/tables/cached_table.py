@@ -111,7 +111,6 @@ class CachedTable:
                 freshness=freshness,
                 through=through,
             )
-            self._follower.busy = self._upkeep.lock.locked
             self._upkeep.hear = self._follower.hear
             self._follower.woken = self._refresh_soon
             self.__dict__["get"] = self._get_proven

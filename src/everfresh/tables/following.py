@@ -81,7 +81,6 @@ class Follower:
             raise ConfigurationError(
                 "a table that follows a cache needs the SELECT of all its records: give statement="
             )
-        self.busy: Callable[[], bool] = bool  # whether a change of the storage is under way
         self.woken: Callable[[], object] = bool  # called in the table's loop when marks came
         self._opened = cache
         self._cache = following.blocking(cache)
@@ -232,7 +231,7 @@ class Follower:
         happened = flux.effect if changes is None else self._effect(changes)
         # images in the order of commits only: where two commits overlap, rows are read again
         subject = self._subject
-        images = flux.alone and subject is not None and subject.ordered and not self.busy()
+        images = flux.alone and subject is not None and subject.ordered
         marks = self._batch(happened, images=images) if committed and happened else None
         with self._lock:
             known = flux in self._open
