@@ -296,7 +296,7 @@ async def test_what_changes_during_an_adjust_is_not_missed(cache):
 
 @in_loop
 async def test_ddl_makes_everything_new(cache):
-    table, access = table_of(cache, "SELECT * FROM flights")
+    table, _ = table_of(cache, "SELECT * FROM flights")
     await table.load("by_month", 2)
     write(cache, "ALTER TABLE flights ADD COLUMN dest VARCHAR(3)")
     assert {len(record) for record in await table.get_records_list("by_month", 2)} == {5}
