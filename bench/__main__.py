@@ -68,7 +68,7 @@ def write(results: list[Result], versions: dict[str, str], *, keep_others: bool)
         old = json.loads(file.read_text())
         rows = [new.pop(row["name"], row) for row in old] + list(new.values())
     file.write_text(json.dumps(rows, indent=1) + "\n")
-    (HERE / "RESULTS.md").write_text(markdown(rows, versions))
+    (HERE / "RESULTS.md").write_text(markdown(rows, rows[0]["versions"]))
 
 
 def markdown(rows: list[dict], versions: dict[str, str]) -> str:
@@ -83,6 +83,7 @@ def markdown(rows: list[dict], versions: dict[str, str]) -> str:
         "",
         "Ours and the peer alternate in one process; each figure is the median of the rounds. "
         "The ratio is ours ÷ peer: smaller is better.",
+        *others(rows, versions),
         "",
         "| what | ours | peer | unit | ratio | goal | holds |",
         "|---|---:|---:|---|---:|---:|---|",
@@ -93,6 +94,17 @@ def markdown(rows: list[dict], versions: dict[str, str]) -> str:
         for row in rows
     ]
     return "\n".join(lines) + "\n"
+
+
+def others(rows: list[dict], versions: dict[str, str]) -> list[str]:
+    """Return what to say of rows that were measured with another Python: one peer needs it."""
+    other = [row for row in rows if row["versions"]["python"] != versions["python"]]
+    if not other:
+        return []
+    used = other[0]["versions"]
+    peers = "".join(f", {name} {used[name]}" for name in OPTIONAL if name in used)
+    first, last = other[0]["name"], other[-1]["name"]
+    return [f"From “{first}” to “{last}”: Python {used['python']}{peers}."]
 
 
 if __name__ == "__main__":
