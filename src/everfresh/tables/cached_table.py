@@ -336,19 +336,23 @@ class CachedTable:
         if not self._is_loaded:
             raise TableError("this table is not loaded: there is nothing to invalidate yet")
         old = self._by_index(old_index_specs, "old_index_specs")
-        new = self._by_index(new_index_specs, "new_index_specs")
+        same = old_index_specs == new_index_specs  # usual, and half the work
+        new = old if same else self._by_index(new_index_specs, "new_index_specs")
         pair = (old_index_specs[0], new_index_specs[0])
-        storage_spec = self.indexes.storage_records_spec
         if self._upkeep.watchers:
             asyncio.get_running_loop().call_soon(self._refresh_soon)
         if not force_refresh_on_next_read:
             self._validity.mark(pair, {}, ())
             return
-        meant = {
-            name: (storage_spec(old[name]), storage_spec(new[name]))
-            for name in old.keys() & new.keys()
+        storage_spec = self.indexes.storage_records_spec
+        before = {name: storage_spec(spec) for name, spec in old.items()}
+        after = before if same else {name: storage_spec(spec) for name, spec in new.items()}
+        both = {
+            name: (before[name],) if same else (before[name], after[name])
+            for name in before.keys() & after.keys()
         }
-        self._validity.mark(pair, meant, tuple(map(storage_spec, pair)))
+        first, last = before[pair[0].index_name], after[pair[1].index_name]
+        self._validity.mark(pair, both, (first,) if same else (first, last))
 
     def _by_index(self, specs: Sequence[Any], argument: str) -> dict[str, Any]:
         if not specs:

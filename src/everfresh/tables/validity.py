@@ -188,9 +188,9 @@ class Validity:
             if not specs:
                 return
             self._pending.forced = True
-            for name, both in meant.items():
+            for name, some in meant.items():
                 spans = self._pending.spans.setdefault(name, Spans([], []))
-                for spec in both:
+                for spec in some:
                     for interval in spec.score_intervals:
                         spans.add(interval)
             self._pending.dirty |= self._index_names - meant.keys()
