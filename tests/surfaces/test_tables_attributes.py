@@ -557,3 +557,42 @@ async def test_a_row_that_moves_while_the_rest_of_a_range_is_fetched_is_not_lost
     go.set()
     assert ids(await reading) == [1, 2]
     engine.dispose()
+
+
+@pytest.mark.parametrize("kind", ["asyncpg", "sqlalchemy"])
+@in_loop
+async def test_a_connection_that_is_lost_in_an_adjust_leaves_the_table_as_it_was(
+    postgres, postgres_items, kind
+):
+    indexes = AttributeIndexes(
+        "WITH slow AS MATERIALIZED (SELECT pg_sleep(0.2)) SELECT i.* FROM items i CROSS JOIN slow",
+        "id",
+        by_n=ByAttributes("n"),
+    )
+    if kind == "asyncpg":
+        access = PostgresAccess(dsn=postgres_items.replace("+psycopg", ""))
+        await access.__aenter__()
+    else:
+        engine = create_async_engine(postgres_items.replace("psycopg", "asyncpg"))
+        access = SqlAlchemyAccess(engine)
+    table = CachedTable(indexes, access, LocalStorageTable(indexes))
+    await table.load("by_n", 0)
+    before = await table.get_records_list("by_n", 0)
+    adjusting = asyncio.create_task(table.adjust("by_n", 1))
+    found = []
+    while not found:
+        await asyncio.sleep(0.01)
+        found = postgres.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE query LIKE '%pg_sleep(0.2)%' AND state = 'active' AND pid <> pg_backend_pid()"
+        )
+    with pytest.raises(Exception, match=r"(?i)terminat|closed|connection"):
+        await adjusting
+    assert await table.get_records_list("by_n", 0) == before
+    assert table.peek("by_n", 1) is None
+    await table.adjust("by_n", 1)
+    assert ids(await table.get_records_list("by_n", 1)) == ids(r for r in ALL if r["n"] == 1)
+    if kind == "asyncpg":
+        await access.__aexit__(None, None, None)
+    else:
+        await engine.dispose()

@@ -463,3 +463,51 @@ async def test_indexes_of_another_table_are_refused_and_used_ones_start_anew(sou
     await second.load("primary_key", 2, 3)  # 2 is not there yet, although it was covered
     assert second.get(2)["id"] == 2
     assert not indexes.covers(indexes.IndexSpec("primary_key", 1))
+
+
+@in_loop
+async def test_bad_records_are_refused_and_the_load_can_be_tried_again(source):
+    table = make(by_key(), source)
+    for bad in ({"id": [1], "v": 0}, {"id": {}, "v": 0}):
+        source.rows["bad"] = bad
+        with pytest.raises(ValueError, match="not hashable"):
+            await table.load("primary_key", all_primary_keys=True)
+    del source.rows["bad"]
+    await table.load("primary_key", all_primary_keys=True)
+    assert len(await table.get_records_list("primary_key", all_primary_keys=True)) == 100
+    mixed = make(
+        PrimaryKeyRangeIndexes(lambda r: r["id"], "range"), Source([{"id": 1}, {"id": 2.5}])
+    )
+    await mixed.load("primary_key", ge=0, lt=5)
+    assert [r["id"] for r in await mixed.get_records_list("primary_key", ge=0, lt=5)] == [1, 2.5]
+
+
+def test_a_twin_follows_a_cache(tmp_path):
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'a.db'}")
+    with engine.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE t (id INTEGER PRIMARY KEY, v INTEGER)"))
+        connection.execute(sa.text("INSERT INTO t VALUES (:n, 0)"), [{"n": n} for n in range(20)])
+    with everfresh.open(engine) as cache:
+        indexes = AttributeIndexes("SELECT * FROM t", "id", dialect="sqlite")
+        storage = LocalStorageTable(indexes)
+        with SyncCachedTable(indexes, SqlAlchemyAccess(engine), storage, cache=cache) as table:
+            table.load("primary_key")
+            failures = []
+
+            def write(number):
+                """Write a row of its own again and again; a read after the commit must see it."""
+                for version in range(1, 15):
+                    with cache.engine.begin() as connection:
+                        statement = sa.text("UPDATE t SET v = :v WHERE id = :n")
+                        connection.execute(statement, {"v": version, "n": number})
+                    record = table.get(number)
+                    if record is not None and record["v"] != version:
+                        failures.append((number, version, record))
+                    if table.get_first_record("primary_key", number)["v"] != version:
+                        failures.append((number, version))
+
+            with ThreadPoolExecutor(4) as pool:
+                list(pool.map(write, range(4)))
+            assert failures == []
+            assert sum(record["v"] for record in table.get_records_list("primary_key")) == 4 * 14
+    engine.dispose()

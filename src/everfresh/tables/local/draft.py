@@ -59,7 +59,7 @@ class Draft:
         fresh = not base.count
         for start in range(0, len(records), _STEP):
             batch = records[start : start + _STEP]
-            keyed = dict(zip(map(key_of, batch), batch, strict=True))
+            keyed = _keyed(key_of, batch)
             added.update(keyed)
             if not fresh:
                 for key in keyed:
@@ -203,6 +203,14 @@ class Draft:
             raise TableError(f"the primary key {key!r} of {record!r} is not hashable") from error
         for name in self._scorer.index_names:
             _place(self._scorer.score, name, record)
+
+
+def _keyed(key_of: Callable[[Any], PrimaryKey], batch: Sequence[Any]) -> dict[PrimaryKey, Any]:
+    keys = list(map(key_of, batch))
+    try:
+        return dict(zip(keys, batch, strict=True))
+    except TypeError as error:
+        raise TableError(f"a primary key is not hashable: {error}") from error
 
 
 def _place(score_of: Callable[[str, Any], Score], name: str, record: Any) -> Score:
