@@ -12,11 +12,9 @@ from typing import Any, Self
 
 from everfresh.engine.aio import AsyncCache
 from everfresh.engine.cache import Cache
-from everfresh.engine.following import PackedMark
 from everfresh.engine.lineage import current
-from everfresh.errors import ClosedError, CodecError, ConfigurationError, TableError
+from everfresh.errors import ClosedError, TableError
 from everfresh.kernel.freshness import Freshness
-from everfresh.tables import warm as warm_file
 from everfresh.tables.db import DbAccess
 from everfresh.tables.following import Follower
 from everfresh.tables.indexes import Indexes, UnsupportedIndexOperation
@@ -27,6 +25,7 @@ from everfresh.tables.storage import StorageTable
 from everfresh.tables.subscriptions import Delivery, deliveries
 from everfresh.tables.types import PrimaryKey
 from everfresh.tables.upkeep import Progress, Upkeep
+from everfresh.tables.warm import WarmCopy
 
 __all__ = ["CachedTable"]
 
@@ -115,9 +114,7 @@ class CachedTable:
             self._follower.woken = self._refresh_soon
             self.__dict__["get"] = self._get_proven
         self._pieces = Pieces(indexes, max_bytes)
-        self._warm = None if warm is None else Path(warm)
-        if warm is not None and self._follower is None:
-            raise ConfigurationError("a file can be proven by a feed only: give cache= with warm=")
+        self._warm = None if warm is None else WarmCopy(warm, self._follower, db_access)
         self._reads = Reads(
             indexes,
             db_access,
@@ -146,24 +143,9 @@ class CachedTable:
                 await self._follower.prepare()
                 self._validity.forget()  # of what was committed before the load begins
             with _AS_VALUE_ERROR:
-                await self._upkeep.load(spec, await self._kept(spec))
+                kept = None if self._warm is None else await self._warm.records(spec)
+                await self._upkeep.load(spec, kept)
             self._set_loaded()
-
-    async def _kept(self, spec: Any) -> list[Any] | None:
-        """Return the records of the file, if they are those meant and it is told what changed."""
-        if self._warm is None or self._follower is None:
-            return None
-        saved = await asyncio.to_thread(warm_file.read, self._warm)
-        if saved is None or (saved.statement, saved.columns) != self._follower.identity:
-            return None
-        if saved.spec != repr(spec):
-            return None
-        try:
-            record = getattr(self.db_access, "record", None)
-            records = await asyncio.to_thread(warm_file.unpack, saved.kind, saved.records, record)
-        except (CodecError, ValueError):
-            return None
-        return records if await self._follower.catch_up(saved.mark) else None
 
     async def save(self) -> bool:
         """Keep what was loaded in the file of ``warm``, for the next process to begin with.
@@ -171,22 +153,10 @@ class CachedTable:
         Return whether that was possible: not while a commit is under way, without a change table,
         or after reads added records. Raises `CodecError` for records that cannot be kept.
         """
-        follower, snapshot = self._follower, None
         await self.loaded()
-        if self._warm is None or follower is None or len(self._pieces):
+        if self._warm is None or len(self._pieces):
             return False
-        async with self._upkeep.lock:
-            mark = await follower.seen()
-            if mark is None or follower.committing:
-                return False
-            await self._upkeep.refresh()  # all that the mark has seen was marked here
-            snapshot, spec = self._upkeep.snapshot, repr(self._upkeep.spec)
-        if snapshot is None:
-            return False
-        await asyncio.to_thread(
-            _write_warm, self._warm, follower.identity, spec, mark, list(snapshot.records())
-        )
-        return True
+        return await self._warm.save(self._upkeep)
 
     async def loaded(self) -> None:
         """Wait until the table is loaded; raises `ClosedError` if it is closed before."""
@@ -472,17 +442,6 @@ class _AsValueError:
     ) -> None:
         if kind is not None and issubclass(kind, UnsupportedIndexOperation):
             raise TableError(str(error) or "the index does not support this") from error
-
-
-def _write_warm(
-    path: Path,
-    identity: tuple[str, tuple[str, ...]],
-    spec: str,
-    mark: PackedMark,
-    records: list[Any],
-) -> None:
-    kind, data = warm_file.pack(records)
-    warm_file.write(path, warm_file.Saved(*identity, spec, mark, kind, data))
 
 
 _AS_VALUE_ERROR = _AsValueError()

@@ -24,9 +24,10 @@ from everfresh.kernel.predicate import ABSENT as UNREAD
 from everfresh.tables.db import DbAccess
 from everfresh.tables.indexes import Indexes, UnsupportedIndexOperation
 from everfresh.tables.local.snapshot import ABSENT, Snapshot
+from everfresh.tables.marks import UNKNOWN, Batch
 from everfresh.tables.sqlalchemy_access import SqlAlchemyAccess
 from everfresh.tables.types import PrimaryKey, Score
-from everfresh.tables.validity import UNKNOWN, Batch, Validity
+from everfresh.tables.validity import Validity
 
 __all__ = ["Follower"]
 
@@ -157,7 +158,7 @@ class Follower:
         """Mark all that others have committed before now; return whether that is certain."""
         if following.alone(self._cache):
             return True
-        return await following.run(self._opened, following.hear, self._cache)
+        return await asyncio.to_thread(following.hear, self._cache)
 
     # a copy that outlives the process ---------------------------------------------------------
 
@@ -177,7 +178,7 @@ class Follower:
 
     async def catch_up(self, mark: PackedMark) -> bool:
         """Mark what was changed since; return whether that could be told."""
-        changes = await following.run(self._opened, following.since, self._cache, mark)
+        changes = await asyncio.to_thread(following.since, self._cache, mark)
         if changes is None:
             return False
         effect = self._effect(changes)

@@ -16,9 +16,10 @@ from everfresh.tables.db import DbAccess, DbRecordsSpec
 from everfresh.tables.indexes import Adjustment, Indexes, UnsupportedIndexOperation
 from everfresh.tables.intervals import KeysRecordsSpec, StorageRecordsSpec
 from everfresh.tables.local.snapshot import ABSENT, Snapshot
+from everfresh.tables.marks import Batch
 from everfresh.tables.metrics import Counters
 from everfresh.tables.storage import Staging, StorageLost, StorageTable
-from everfresh.tables.validity import Batch, Validity
+from everfresh.tables.validity import Validity
 
 __all__ = ["Progress", "Upkeep"]
 

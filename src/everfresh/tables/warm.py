@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hashlib
 import os
@@ -14,9 +15,12 @@ from typing import Any
 import msgspec
 
 from everfresh.engine.following import PackedMark
-from everfresh.errors import CodecError
+from everfresh.errors import CodecError, ConfigurationError
+from everfresh.tables.db import DbAccess
+from everfresh.tables.following import Follower
+from everfresh.tables.upkeep import Upkeep
 
-__all__ = ["Saved", "read", "write"]
+__all__ = ["WarmCopy"]
 
 _MAGIC = b"everfresh table 1\n"
 
@@ -30,6 +34,48 @@ class Saved(msgspec.Struct, array_like=True):
     mark: PackedMark
     kind: str
     records: bytes
+
+
+class WarmCopy:
+    """Read and write the copy of one table, which follows a feed."""
+
+    def __init__(self, path: str | Path, follower: Follower | None, db: DbAccess) -> None:
+        if follower is None:
+            raise ConfigurationError("a file can be proven by a feed only: give cache= with warm=")
+        self._path = Path(path)
+        self._follower = follower
+        self._record: type | None = getattr(db, "record", None)
+
+    async def records(self, spec: Any) -> list[Any] | None:
+        """Return the records of the file, if they are those meant and it is told what changed."""
+        saved = await asyncio.to_thread(read, self._path)
+        if saved is None or (saved.statement, saved.columns) != self._follower.identity:
+            return None
+        if saved.spec != repr(spec):
+            return None
+        try:
+            records = await asyncio.to_thread(unpack, saved.kind, saved.records, self._record)
+        except (CodecError, ValueError):
+            return None
+        return records if await self._follower.catch_up(saved.mark) else None
+
+    async def save(self, upkeep: Upkeep) -> bool:
+        """Write the file; return whether what is kept could be proven."""
+        async with upkeep.lock:
+            mark = await self._follower.seen()
+            if mark is None or self._follower.committing:
+                return False
+            await upkeep.refresh()  # all that the mark has seen was marked here
+            snapshot, spec = upkeep.snapshot, repr(upkeep.spec)
+        if snapshot is None:
+            return False
+        records = list(snapshot.records())
+        await asyncio.to_thread(self._write, spec, mark, records)
+        return True
+
+    def _write(self, spec: str, mark: PackedMark, records: list[Any]) -> None:
+        kind, data = pack(records)
+        write(self._path, Saved(*self._follower.identity, spec, mark, kind, data))
 
 
 def pack(records: Sequence[Any]) -> tuple[str, bytes]:
