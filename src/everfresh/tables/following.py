@@ -136,7 +136,8 @@ class Follower:
             return only[0] if trace.rowwise and len(only) == 1 and self._columns else None
         origins = [trace.origin(column) for column in columns]
         tables = {origin[0] for origin in origins if origin is not None}
-        return tables.pop() if len(tables) == 1 and None not in origins else None
+        root = tables.pop() if len(tables) == 1 and None not in origins else None
+        return root if root in trace.roots else None
 
     def _check_through(self, subject: Subject) -> None:
         named: dict[str, tuple[str, str]] = {}
@@ -269,12 +270,13 @@ class Follower:
 
     def _effect_on(self, subject: Subject, changes: Iterable[Change]) -> Effect:
         effect = Effect()
+        once = frozenset[str]() if subject.trace is None else subject.trace.once
         for change in changes:
             if effect.everything or not subject.touched(change):
                 continue
             if change.table is None or change.whole_table:
                 effect.everything = True
-            elif change.table in self._through:
+            elif change.table in self._through and change.table in once:
                 self._joined(change, effect)
             elif change.table == self._root:
                 self._rows(change, effect, subject)
