@@ -511,3 +511,19 @@ def test_a_twin_follows_a_cache(tmp_path):
             assert failures == []
             assert sum(record["v"] for record in table.get_records_list("primary_key")) == 4 * 14
     engine.dispose()
+
+
+@in_loop
+async def test_indexes_that_cannot_cover_a_gap_answer_all_the_same(source):
+    ranged = make(PrimaryKeyRangeIndexes(lambda r: r["id"], "range"), source, admit=True)
+    await ranged.load("primary_key", ge=1, lt=10)
+    assert len(await ranged.get_records_list("primary_key", ge=50, lt=60)) == 10  # a gap between
+    assert len(await ranged.get_records_list("primary_key", ge=5, lt=20)) == 15  # grows
+    assert ranged.peek("primary_key", ge=1, lt=20) is not None
+    from surfaces.test_tables import CityIndexes
+
+    indexes = CityIndexes()
+    own = make(indexes, Source([{"id": 1, "city": "JFK"}, {"id": 2, "city": "LAX"}]), admit=True)
+    await own.load("id")
+    indexes.committed.clear()  # covers nothing, and cannot say what is missing
+    assert len(await own.get_records_list("id", 2)) == 1

@@ -234,8 +234,14 @@ class AttributeIndexes(Indexes):
             return held.everything or self._spans(spec.index_name).covers(interval)
         if held.everything or held.keys.issuperset(keys):
             return True
+        return all(map(self._covers_key, keys))
+
+    def _covers_key(self, key: PrimaryKey) -> bool:
+        held = self._coverage
+        if held.everything or key in held.keys:
+            return True
         spans = self._spans(_KEY)
-        return all(key in held.keys or spans.covers(self._key_piece(key).interval) for key in keys)
+        return bool(spans) and spans.covers(self._key_piece(key).interval)
 
     def reset(self) -> None:
         """Cover nothing."""
@@ -259,17 +265,16 @@ class AttributeIndexes(Indexes):
         """Split keys, or a part of an index of one attribute, into what is covered and what not."""
         keys = self.keys(spec)
         if keys is not None:
-            held = [key for key in keys if self.covers(self.key_spec(key))]
-            rest = [key for key in keys if key not in set(held)]
-            return (self.key_spec(*held) if held else None), [self.key_spec(*rest)] if rest else []
+            kept = [key for key in keys if self._covers_key(key)]
+            rest = [key for key in keys if not self._covers_key(key)]
+            return (self.key_spec(*kept) if kept else None), [self.key_spec(*rest)] if rest else []
         piece = self._piece(spec)
         inside, outside = self._spans(spec.index_name).split(piece.interval)
         if not inside or not self._divisible(spec.index_name):
             return None, [spec]
-        if len(inside) > 1:
-            raise UnsupportedIndexOperation("what is covered is in several pieces")
         name = spec.index_name
-        return _Part(name, inside[0]), [_Part(name, one) for one in outside]
+        held = _Part(name, inside[0]) if len(inside) == 1 else None
+        return held, [_Part(name, one) for one in outside]
 
     # adjustments ----------------------------------------------------------------------------
 
@@ -280,7 +285,7 @@ class AttributeIndexes(Indexes):
             return self.Adjustment(self._not_in(Coverage()), self._queries.all(), target)
         keys = self.keys(spec)
         if keys is not None:
-            new = [key for key in keys if not self.covers(self.key_spec(key))]
+            new = [key for key in keys if not self._covers_key(key)]
             load = self._load([self.key_spec(*new)]) if new else None
             return self.Adjustment(self._not_in(target), load, target)
         name, before = spec.index_name, held.only(spec.index_name)

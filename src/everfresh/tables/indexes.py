@@ -137,9 +137,10 @@ class Indexes(RecordScorer):
         return [self.db_records_spec(spec) for spec in specs]
 
     def missing(self, spec: Any) -> tuple[Any | None, list[Any]]:
-        """Split a spec into what is covered (or None) and specs of what is not.
+        """Split a spec into what is covered and specs of what is not.
 
-        Raises `UnsupportedIndexOperation` where the parts cannot be told apart.
+        The first is None where nothing is covered, or what is cannot be meant by one spec. Raises
+        `UnsupportedIndexOperation` where the parts cannot be told apart.
         """
         raise UnsupportedIndexOperation("what is missing cannot be told")
 

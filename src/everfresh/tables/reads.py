@@ -195,12 +195,15 @@ class Reads:
         except UnsupportedIndexOperation:
             held, missing = None, []
         if self._admit and missing:
-            return await self._admitted(spec, missing)
+            try:
+                return await self._admitted(spec)
+            except UnsupportedIndexOperation:  # these indexes cannot cover just this, too
+                return await self._query(spec)
         if held is not None:
             return await self._completed(spec, held, missing)
         return await self._query(spec)
 
-    async def _admitted(self, spec: Any, missing: Sequence[Any]) -> list[Any]:
+    async def _admitted(self, spec: Any) -> list[Any]:
         """Cover what is missing, and answer from storage."""
         async with self._upkeep.lock:
             _, missing = self._indexes.missing(spec)  # somebody else may have been first
