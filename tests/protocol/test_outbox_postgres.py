@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
 
@@ -11,11 +10,8 @@ import psycopg
 import pytest
 from sqlalchemy import Engine, create_engine
 
-from everfresh.changes.postgres_watch import PostgresWatch
-from everfresh.changes.publisher import Publisher
 from everfresh.errors import ConfigurationError
-from everfresh.kernel.change import Change
-from protocol.recorder import Recorder
+from protocol.ear import Ear, listening
 
 Run = Callable[..., None]
 
@@ -48,41 +44,6 @@ def engine(postgres_url: str) -> Iterator[Engine]:
     engine = create_engine(postgres_url)
     yield engine
     engine.dispose()
-
-
-class Ear(Recorder):
-    """Hold a watch, and what it told since it was asked last."""
-
-    watch: PostgresWatch
-
-    def hear(self) -> list[Change]:
-        self.committed.clear()
-        self.losses.clear()
-        assert self.watch.poll(), self.watch.reason
-        return list(self.committed)
-
-    def heard(self) -> list[tuple[str | None, Any, Any]]:
-        """Return (table, old row, new row) of what is new."""
-        return [(c.table, _plain(c.old), _plain(c.new)) for c in self.hear()]
-
-
-def _plain(image: Any) -> Any:
-    return None if image is None else dict(image)
-
-
-@contextmanager
-def listening(engine: Engine, *, install: bool = True) -> Iterator[Ear]:
-    publisher = Publisher("session")
-    ear = Ear()
-    ear.watch = PostgresWatch(engine, publisher, row_limit=50)
-    publisher.subscribe(ear)
-    try:
-        if install:
-            ear.watch.install()
-        ear.hear()
-        yield ear
-    finally:
-        ear.watch.close()
 
 
 @pytest.fixture

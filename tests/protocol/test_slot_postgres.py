@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
 
@@ -17,13 +16,11 @@ from sqlalchemy import Engine, create_engine
 import everfresh
 from everfresh.changes.pgoutput import widened
 from everfresh.changes.postgres_sources import SlotSource
-from everfresh.changes.postgres_watch import PostgresWatch
-from everfresh.changes.publisher import Publisher
 from everfresh.errors import ConfigurationError
 from everfresh.kernel.change import Change
 from everfresh.kernel.mark import SnapshotMark
 from everfresh.testing.servers import postgres_server
-from protocol.recorder import Recorder
+from protocol.ear import Ear, listening
 
 Run = Callable[..., None]
 
@@ -59,46 +56,11 @@ def engine(postgres_url: str) -> Iterator[Engine]:
     engine.dispose()
 
 
-class Ear(Recorder):
-    """Hold a watch, and what it told since it was asked last."""
-
-    watch: PostgresWatch
-
-    def hear(self) -> list[Change]:
-        self.committed.clear()
-        self.losses.clear()
-        assert self.watch.poll(), self.watch.reason
-        return list(self.committed)
-
-    def heard(self) -> list[tuple[str | None, Any, Any]]:
-        """Return (table, old row, new row) of what is new."""
-        return [(c.table, _plain(c.old), _plain(c.new)) for c in self.hear()]
-
-
-def _plain(image: Any) -> Any:
-    return None if image is None else dict(image)
-
-
-@contextmanager
-def listening(engine: Engine, *, install: bool = True) -> Iterator[Ear]:
-    publisher = Publisher("session")
-    ear = Ear()
-    ear.watch = PostgresWatch(engine, publisher, row_limit=50, source=SlotSource())
-    publisher.subscribe(ear)
-    try:
-        if install:
-            ear.watch.install()
-        ear.hear()
-        yield ear
-    finally:
-        ear.watch.close()
-
-
 @pytest.fixture
 def ear(engine: Engine, run: Run) -> Iterator[Ear]:
     """A listener to a table ``t`` that is published."""
     run("CREATE TABLE t (id int PRIMARY KEY, month int, name text)")
-    with listening(engine) as made:
+    with listening(engine, source=SlotSource()) as made:
         yield made
 
 
@@ -185,7 +147,7 @@ def test_values_as_their_columns_compare(engine: Engine, run: Run) -> None:
         "CREATE TABLE v (i bigint PRIMARY KEY, n numeric, f float8, b bool, d date, s timestamp,"
         " z timestamptz, u uuid, y bytea, j jsonb)"
     )
-    with listening(engine) as ear:
+    with listening(engine, source=SlotSource()) as ear:
         run(
             "SET TimeZone = 'Asia/Tokyo'",
             "INSERT INTO v VALUES (9007199254740993, 1.10, 0.1::float8 + 0.2, true, '2013-06-01',"
@@ -208,7 +170,7 @@ def test_partitions(engine: Engine, run: Run) -> None:
         "CREATE TABLE m (k int) PARTITION BY LIST (k)",
         "CREATE TABLE m1 PARTITION OF m FOR VALUES IN (1)",
     )
-    with listening(engine) as ear:
+    with listening(engine, source=SlotSource()) as ear:
         run("INSERT INTO m VALUES (1)")
         assert ear.heard() == [("public.m1", None, {"k": 1}), ("public.m", None, {"k": 1})]
         run("CREATE TABLE m2 PARTITION OF m FOR VALUES IN (2)")
@@ -268,7 +230,7 @@ def test_a_slot_that_is_lost_makes_everything_unproven(
 
 def test_no_slot_is_left_behind(engine: Engine, run: Run, other: psycopg.Connection[Any]) -> None:
     run("CREATE TABLE t (id int PRIMARY KEY)")
-    with listening(engine):
+    with listening(engine, source=SlotSource()):
         pass
     question = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()"
     deadline = time.monotonic() + 10
