@@ -4,7 +4,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
+import everfresh
+import everfresh.orm
+from everfresh.engine.attaching import cache_of
 from everfresh.micro import QueryCache
 
 
@@ -85,3 +90,38 @@ def in_redis(valkey):
     from surfaces.tables import redis_storage
 
     return redis_storage(valkey.url, ("id", "city", "price", "v"))
+
+
+# the ORM cache --------------------------------------------------------------------
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def orm_engine(request, tmp_path):
+    """An engine with the tables and rows of `orm_models`."""
+    from . import orm_models
+
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path}/orm.db"
+    else:
+        url = request.getfixturevalue("postgres_url").replace(
+            "postgresql://", "postgresql+psycopg://"
+        )
+    engine = sa.create_engine(url)
+    orm_models.Base.metadata.drop_all(engine)
+    orm_models.Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        orm_models.fill(session)
+    yield engine
+    with engine.connect() as connection:
+        cache = cache_of(connection)
+    if cache is not None:
+        cache.close()
+    engine.dispose()
+
+
+@pytest.fixture
+def orm_cache(orm_engine):
+    """The cache of that engine, with every SELECT answered where it can be."""
+    with everfresh.open(orm_engine) as cache:
+        everfresh.orm.install(cache, orm_engine)
+        yield cache

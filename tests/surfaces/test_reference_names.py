@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from everfresh.errors import EverfreshError
+from everfresh.orm import CacheableMixin, CachingQuery, FromCache, RelationshipCache, regions
+
+from .orm_models import User
 
 NAMES = tomllib.loads((Path(__file__).parent / "reference_names.toml").read_text("utf-8"))
 CLASSES = [
@@ -35,7 +38,8 @@ def named(surface, name):
 
 def documented(signature):
     """Return [(name, default, is variadic)] of a signature written as text."""
-    scope = {"StorageRecordsSpec": importlib.import_module("everfresh.tables").StorageRecordsSpec}
+    tables = importlib.import_module("everfresh.tables")
+    scope = {"CachingQuery": CachingQuery, "StorageRecordsSpec": tables.StorageRecordsSpec}
     exec(f"def f{signature}: pass", scope)
     return shape(inspect.signature(scope["f"]))
 
@@ -77,13 +81,47 @@ def test_exceptions_are_of_our_tree_too(surface, name, text):
     assert cls.__doc__.startswith(text)
 
 
+FUNCTIONS = [
+    (surface, name, spec)
+    for surface, document in NAMES.items()
+    for name, spec in document.get("functions", {}).items()
+]
+
+
+@pytest.mark.parametrize(("surface", "name", "spec"), FUNCTIONS)
+def test_functions_take_what_their_document_says(surface, name, spec):
+    function = named(surface, name)
+    assert shape(inspect.signature(function)) == documented(spec["signature"])
+    assert function.__doc__.startswith(spec.get("doc", ""))
+
+
+def test_each_row_names_a_test_that_is_there():
+    folder = Path(__file__).parent
+    for document in NAMES.values():
+        specs = [*document.get("classes", {}).values(), *document.get("functions", {}).values()]
+        named_tests = [spec["tests"] for spec in specs if "tests" in spec]
+        for place in [*named_tests, *document.get("values", {}).values()]:
+            file, _, test = place.partition("::")
+            assert f"def {test}(" in (folder / file).read_text("utf-8"), place
+
+
 def test_attributes_are_there():
     from everfresh.micro import Entry, QueryCache
 
-    made = {"QueryCache": QueryCache(lambda: None), "Entry": Entry()}
-    for _, name, spec in CLASSES:
+    made = {
+        "QueryCache": QueryCache(lambda: None),
+        "Entry": Entry(),
+        "CachingQuery": CachingQuery(regions, User),
+        "FromCache": FromCache(),
+        "RelationshipCache": RelationshipCache(User.addresses),
+        "Cache": User.cache,
+        "CacheableMixin": CacheableMixin,
+    }
+    for surface, name, spec in CLASSES:
+        if surface not in ("micro", "orm"):
+            continue
         for attribute in spec.get("attributes", ()):
-            assert hasattr(made[name], attribute)
+            assert attribute in dir(made[name])
     made["QueryCache"].close()
 
 

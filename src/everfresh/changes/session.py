@@ -22,7 +22,7 @@ from everfresh.changes.postgres_watch import PostgresWatch
 from everfresh.changes.publisher import Publisher, SessionMark
 from everfresh.changes.statements import Statement, Statements
 from everfresh.changes.watching import Mode
-from everfresh.changes.wrap import Call, Wrapping
+from everfresh.changes.wrap import Answering, Call, Wrapping
 from everfresh.changes.writers import watch
 from everfresh.connect.description import DatabaseSchema
 from everfresh.errors import ConfigurationError
@@ -64,6 +64,9 @@ class SessionFeed:
         self._schema_version = 0
         self._stamp: tuple[int, ...] = ()
         self.session: Settings | None = None  # that the answers are made with; None before any is
+        self._settled: dict[int, object] = {}  # what a reader found out of a connection's session
+        self._stirred: set[int] = set()  # connections whose open transaction may have changed it
+        self.sessions_differ = False  # whether any statement may have changed its session
         self._shared = SharedSchema(self._schema_changed)
         self._statements = Statements(classify, engine.dialect.name, _KNOWN_STATEMENTS)
         self.watch = watch(engine, self._publisher, row_limit, slot=slot)
@@ -173,6 +176,33 @@ class SessionFeed:
         """
         self._on_begin, self._on_closed = begun, closed
 
+    def open_transaction(self, dbapi_connection: object) -> bool | None:
+        """Whether the driver has a transaction open; None if it has written, or is a stranger."""
+        pending = self._connections.get(dbapi_connection)
+        if pending is None or pending.written():
+            return None
+        return pending.in_transaction()
+
+    def settled(self, dbapi_connection: object) -> object:
+        """Return what `settle` was told, None once a statement may have changed the session."""
+        return self._settled.get(id(dbapi_connection))
+
+    def settle(self, dbapi_connection: object, found: object) -> None:
+        """Note what was found out of a session.
+
+        It holds until a statement may change that; where one has in the open transaction, no longer
+        than this is open, as its end may undo it.
+        """
+        self._settled[id(dbapi_connection)] = found
+
+    def reads(self, text: str) -> bool:
+        """Whether a text is known to be a query that changes nothing; learns what is new."""
+        return text in self._statements.idle or self._statements.learn(text).effect.kind == "read"
+
+    def answer_reads(self, answer: Answering | None) -> None:
+        """Let this function run what `reads`, in place of the driver; None takes it off again."""
+        self._wrapping.answering = answer
+
     def writing(self) -> bool:
         """Whether any connection of the engine has written and not committed."""
         return self._connections.writing()
@@ -195,6 +225,9 @@ class SessionFeed:
         statement = self._statements.learn(call.text)
         pending = self._connections.adopt(call.raw)
         pending.direct = False
+        if statement.changes_session:
+            self.sessions_differ = True
+            self._stir(call.raw)
         if statement.verb is not None and not statement.several:
             self._control(run, statement, pending)
         elif not statement.idle:
@@ -211,12 +244,22 @@ class SessionFeed:
     def handed_out(self, raw: Any) -> None:
         """Suppose that an asyncio driver's own connection writes anything until the next end."""
         self._connections.adopt(raw).suspect()
+        self.sessions_differ = True
+        self._stir(raw)
+
+    def _stir(self, raw: object) -> None:
+        """Forget what was found out of a session: a SET, or a function, may have changed it."""
+        self._settled.pop(id(raw), None)
+        self._stirred.add(id(raw))
 
     def began(self, raw: Any) -> None:
         """Note that SQLAlchemy uses this connection: it was not checked out for raw use."""
         pending = self._connections.get(raw)
         if pending is not None:
             pending.direct = False
+        if id(raw) in self._stirred:  # what was set in the last transaction may have gone with it
+            self._stirred.discard(id(raw))
+            self._settled.pop(id(raw), None)
         if self._on_begin is not None:
             self._on_begin(raw)
 
@@ -362,6 +405,8 @@ class SessionFeed:
     def _on_close(self, raw: Any, record: object) -> None:
         if self._on_closed is not None:
             self._on_closed(raw)
+        self._settled.pop(id(raw), None)
+        self._stirred.discard(id(raw))
         pending = self._connections.discard(raw)
         if pending is not None:
             self._commits.settle(pending, final=True)

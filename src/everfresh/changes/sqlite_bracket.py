@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Bracket", "Ticket"]
+__all__ = ["Bracket", "Ticket", "idle"]
 
 _PATIENCE = 0.05  # seconds that a commit, perhaps under the write lock, waits for another of ours
 _MOMENT = 0.002  # seconds it waits for one that is over but not told of yet
@@ -106,7 +106,7 @@ class Bracket:
             if monitor == ticket.monitor:
                 return
             # not under the lock: W may wait for somebody else's
-            ours = _idle(ticket.raw) and _data_version(ticket.raw) == ticket.writer
+            ours = idle(ticket.raw) and _data_version(ticket.raw) == ticket.writer
             with self._lock:
                 if ours and self.explained == ticket.monitor:
                     self.explained = monitor
@@ -123,7 +123,7 @@ def _data_version(raw: Any) -> int:
         cursor.close()
 
 
-def _idle(raw: Any) -> bool:
+def idle(raw: Any) -> bool:
     """Whether no statement is open on the connection: it would freeze its data_version.
 
     VACUUM looks for open transactions and statements before it looks at the name of its file.

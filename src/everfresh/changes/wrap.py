@@ -17,7 +17,10 @@ from sqlalchemy.engine import Dialect
 from everfresh.changes.psycopg_raw import watch
 from everfresh.errors import ConfigurationError
 
-__all__ = ["Call", "Watcher", "Wrapping"]
+__all__ = ["Answering", "Call", "Watcher", "Wrapping"]
+
+Answering = Callable[[Callable[[], None], Any, str, Any, Any], None]
+"""Run a query, or answer it otherwise: (run, cursor, text, parameters, execution context)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,9 @@ class Watcher(Protocol):
 
     def harmless(self, text: str) -> bool:
         """Whether a text is known to change nothing."""
+
+    def reads(self, text: str) -> bool:
+        """Whether a text is a query that changes nothing."""
 
     def execute(self, run: Callable[[], None], call: Call) -> None:
         """Run a statement."""
@@ -71,6 +77,7 @@ class Wrapping:
             )
         self._dialect: Any = dialect
         self._watcher: Watcher | None = watcher
+        self.answering: Answering | None = None
         # Inside one of our functions the dialect calls others of itself: those pass through.
         self._inside: ContextVar[bool] = ContextVar("everfresh_inside", default=False)
         self._before: dict[str, Any] = {}
@@ -122,7 +129,7 @@ class Wrapping:
 
     def undo(self) -> None:
         """Give the dialect its functions back; where others wrapped ours, ours stay and sleep."""
-        self._watcher = None
+        self._watcher = self.answering = None
         for name, mine in self._mine.items():
             if self._dialect.__dict__.get(name) is not mine:
                 continue
@@ -150,6 +157,12 @@ class Wrapping:
 
         def do_execute(cursor: Any, statement: str, *rest: Any, **named: Any) -> None:
             watcher = self._watcher
+            answering = self.answering
+            if answering is not None and watcher is not None and len(rest) == 2 and not many:
+                compiled = getattr(rest[1], "compiled", None)
+                if compiled is not None and watcher.reads(statement) and not inside.get():
+                    answering(lambda: original(cursor, statement, *rest), cursor, statement, *rest)
+                    return
             if watcher is None or watcher.harmless(statement) or inside.get():
                 original(cursor, statement, *rest, **named)
                 return

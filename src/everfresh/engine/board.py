@@ -66,7 +66,7 @@ class Board:
             running = self._ledger.running.get(request.key)
             lease = running.lease if running is not None else None
             if isinstance(lease, LocalLease):
-                if lease.leads_to(mine):
+                if request.alone or lease.leads_to(mine):
                     return self._solitary(request, outer)
                 if outer is not None and running is not None:
                     running.dependents.append(outer)
@@ -296,6 +296,14 @@ class Board:
         if shortcuts is not None and probe is not None and len(entry.shortcuts) < _SHORTCUTS:
             entry.shortcuts.append((shortcuts, probe))
             shortcuts[probe] = entry
+
+    def shorten(self, entry: Entry, shortcuts: dict[object, Entry], probe: object) -> None:
+        """Let a hit path find an entry that is still kept."""
+        with self._lock:
+            kept = self.store.get(entry.key) is entry
+            if kept and shortcuts.get(probe) is not entry and len(entry.shortcuts) < _SHORTCUTS:
+                entry.shortcuts.append((shortcuts, probe))
+                shortcuts[probe] = entry
 
     # looking ------------------------------------------------------------------
 

@@ -13,8 +13,10 @@ from everfresh.changes.session import SessionFeed
 from everfresh.changes.watching import Tracking, Watch
 from everfresh.engine import audit as auditing
 from everfresh.engine import why as explaining
+from everfresh.engine.attaching import register
 from everfresh.engine.backing import Backing
 from everfresh.engine.board import Board
+from everfresh.engine.executions import Executions
 from everfresh.engine.fills import Fills
 from everfresh.engine.functions import Cached, FunctionOptions, wrap
 from everfresh.engine.lineage import current
@@ -75,7 +77,9 @@ class Cache:
         )
         self._shortcuts = self.statements.shortcuts
         self._touched = store.touched
+        self.executions: Executions | None = None  # made by `attaching.executions_of`
         self.feed.subscribe(self.board)
+        register(self)
 
     # asking -----------------------------------------------------------------
 
@@ -258,6 +262,8 @@ class Cache:
         self.board.close(stored=self._backing.store is not None)
         self._backing.close()
         self._shortcuts.clear()
+        if self.executions is not None:
+            self.executions.close()
         self.feed.close()
         self.reader.close()
         if self._owned:

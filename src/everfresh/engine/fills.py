@@ -295,6 +295,14 @@ class Fills:
             self.durable.keep(entry)
         return Answer(entry, cast("Status", entry.origin), entry.reason, done.raised)
 
+    def finish(self, request: Request, fill: Fill, value: object, cost: float) -> Entry | None:
+        """End a fill that somebody else has computed; return its entry if it is kept."""
+        entry = self._entry(request, fill, value, cost)
+        refused = self.board.publish(fill, entry, request)
+        cast("LocalLease", fill.lease).complete(entry)
+        request.fill = None
+        return entry if refused is None else None
+
     def _joined(self, entry: Entry) -> Answer:
         self.board.counters.joined += 1
         reason = "shared the computation of another caller"

@@ -128,6 +128,10 @@ class Reader:
                     f"cache.sql only reads; run this on cache.engine: {_short(prepared.statement)}"
                 )
             return reason
+        return self.temporary(prepared)
+
+    def temporary(self, prepared: Prepared) -> str | None:
+        """Return why this statement may read a temporary table, None if it cannot."""
         temporary = self.feed.temporary_names
         if temporary and any(name in prepared.statement.lower() for name in temporary):
             return "it names a temporary table"
@@ -154,6 +158,32 @@ class Reader:
         """Return the tables of the database, read again after every change of them."""
         with self._lock:
             return self._current_schema()
+
+    @property
+    def described(self) -> bool:
+        """Whether the tables of the database are known as they are now."""
+        return self._schema is not None and self._schema_version == self.feed.schema_version
+
+    def describe_on(self, connection: Connection) -> None:
+        """Read the tables of the database, if need be, for a caller who holds a connection.
+
+        It may be the last of its pool, so none is taken from there. A SQLite database in memory
+        has no other connection.
+        """
+        if self.described:
+            return
+        with self._lock:
+            if self._pool is not None or self.described:
+                self._current_schema()
+            elif isinstance(self.engine.pool, StaticPool):
+                self._describe(connection)
+            else:
+                pool = self.engine.pool.recreate()
+                try:
+                    with Connection(self.engine, connection=pool.connect()) as apart:
+                        self._describe(apart)
+                finally:
+                    pool.dispose()
 
     def fill(self, prepared: Prepared, parameters: Mapping[str, object]) -> Rows:
         """Run a statement whose answer may be kept, in a transaction of its own.
@@ -320,12 +350,16 @@ class Reader:
         return clause, compiled.string, order, bound
 
     def _current_schema(self) -> DatabaseSchema:
-        version = self.feed.schema_version
-        if self._schema is None or self._schema_version != version:
+        if self._schema is None or self._schema_version != self.feed.schema_version:
             with self._connect() as connection:
-                self._schema, self._identity = describe(connection), identity(connection)
-            self.feed.know(self._schema, self._identity.session)
-            self._schema_version = version
+                return self._describe(connection)
+        return self._schema
+
+    def _describe(self, connection: Connection) -> DatabaseSchema:
+        version = self.feed.schema_version
+        self._schema, self._identity = describe(connection), identity(connection)
+        self.feed.know(self._schema, self._identity.session)
+        self._schema_version = version
         return self._schema
 
 

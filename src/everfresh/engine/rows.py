@@ -14,7 +14,7 @@ from everfresh.stores.sizing import size_of
 if TYPE_CHECKING:
     from everfresh.engine.receipts import Receipt
 
-__all__ = ["FrozenDict", "FrozenList", "Row", "Rows", "make_rows"]
+__all__ = ["FrozenDict", "FrozenList", "Row", "Rows", "frozen", "make_rows"]
 
 
 _NUMBERS = frozenset({int, float, bool, type(None)})
@@ -192,7 +192,7 @@ def make_rows(columns: Sequence[str], raw: Iterable[Iterable[Any]]) -> Rows:
     mutable = _mutable_columns(rows)
     if mutable:
         rows = [
-            cls(_freeze(cell) if n in mutable else cell for n, cell in enumerate(row))
+            cls(frozen(cell) if n in mutable else cell for n, cell in enumerate(row))
             for row in rows
         ]
     return Rows(names, tuple(rows))
@@ -248,11 +248,12 @@ class FrozenDict(dict[Any, Any]):
         return dict, (dict(self),)
 
 
-def _freeze(cell: Any) -> Any:
+def frozen(cell: Any) -> Any:
+    """Return a cell that is safe to share: lists, dicts and byte arrays refuse to be changed."""
     if isinstance(cell, dict):
-        return FrozenDict({name: _freeze(item) for name, item in cell.items()})
+        return FrozenDict({name: frozen(item) for name, item in cell.items()})
     if isinstance(cell, list):
-        return FrozenList(_freeze(item) for item in cell)
+        return FrozenList(frozen(item) for item in cell)
     if isinstance(cell, set):
         return frozenset(cell)
     if isinstance(cell, (bytearray, memoryview)):

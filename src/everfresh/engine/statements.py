@@ -50,7 +50,7 @@ class Statements:
         self.proof = fills.proof
         self.reader = reader
         self.settings = settings
-        self._transactions = Transactions(reader.engine, feed, settings.clock)
+        self.transactions = Transactions(reader.engine, feed, settings.clock)
 
     def ask(
         self,
@@ -131,18 +131,18 @@ class Statements:
     ) -> Rows:
         """Return the rows of a SELECT as the caller's transaction sees them."""
         self.board.check_open()
-        inside = self._transactions.connection_of(connection)
-        reason = self._transactions.objection(inside)
+        inside = self.transactions.connection_of(connection)
+        reason = self.transactions.objection(inside)
         unplanned = None if reason is None else self.reader.unplanned(statement, reason)
         prepared, request = self.request(statement, parameters, prepared=unplanned)
         rule = freshness or self.freshness
-        if self._transactions.keeps_snapshot(inside):
+        if self.transactions.keeps_snapshot(inside):
             rule = STRICT  # what is kept must be proven for the moment of the snapshot
         reason = self.reader.refusal(prepared, parameters)
         reason = reason or self.proof.objection(rule, request.sources)
         if reason is None:
             entry = self.board.peek(request.key)
-            if entry is not None and self._transactions.answers(inside, entry):
+            if entry is not None and self.transactions.answers(inside, entry):
                 return self.rows(self.fills.hit(entry))
             reason = "nothing kept is proven for this transaction, whose own reads are not kept"
         return self.rows(

@@ -39,6 +39,8 @@ class Transactions:
         self.engine = engine
         self.feed = feed
         self._clock = clock
+        self._seen_usual = False
+        self._is_sqlite = engine.dialect.name == "sqlite"
         self._begun: dict[int, _Snapshot] = {}  # by the identity of the DBAPI connection
         feed.on_begin(self._on_begin, self._on_close)
 
@@ -71,9 +73,45 @@ class Transactions:
         raw: Any = connection.connection.dbapi_connection
         if self.feed.uncommitted(raw):
             return "its transaction has written"
-        if self.engine.dialect.name == "sqlite":
-            return self._sqlite_objection(connection, raw)
-        return self._postgres_objection(connection, raw)
+        if self._is_sqlite:
+            reason = self._sqlite_objection(connection, raw)
+        else:
+            reason = self._postgres_objection(connection, raw)
+        own = "isolation_level" in connection.get_execution_options()
+        if reason is None and not (self._seen_usual or own):
+            self._seen_usual = self.free(raw)
+        return reason
+
+    def free(self, raw: Any) -> bool:
+        """Whether what is fresh may answer on this DBAPI connection now, as far as is known.
+
+        It costs no statement: False says only that `objection` has to be asked.
+        """
+        opened = self.feed.open_transaction(raw)
+        if self._is_sqlite:
+            return opened is False  # without BEGIN every SELECT sees what is committed
+        if opened is None:
+            return False
+        return self.feed.settled(raw) == _options(raw)
+
+    def free_on(self, connection: Connection) -> bool:
+        """Do the same for a Connection, which must be of this engine."""
+        if connection.dialect is not self.engine.dialect:
+            return False
+        raw = connection.connection.dbapi_connection
+        return self.free(raw)
+
+    def usual(self, bind: object) -> bool:
+        """Whether a transaction that began now would be `free`: no connection has been chosen yet.
+
+        Known once one was seen to be, as long as no statement changed the settings of any session.
+        """
+        return self._seen_usual and bind is self.engine and not self.feed.sessions_differ
+
+    def overtaken(self, connection: Connection) -> bool:
+        """Whether something was committed since the open transaction took its snapshot."""
+        snapshot = self._snapshot(connection)
+        return snapshot is None or self.feed.mark().position != snapshot.position
 
     def answers(self, connection: Connection, entry: Entry) -> bool:
         """Whether an entry that is fresh now was so, with the same value, at the snapshot too.
@@ -102,6 +140,8 @@ class Transactions:
         return self._take_snapshot(connection, probe) if driver.in_transaction else None
 
     def _postgres_objection(self, connection: Connection, raw: Any) -> str | None:
+        if self.free(raw):
+            return None
         level = connection.get_isolation_level()
         if level == "SERIALIZABLE":
             return "a SERIALIZABLE transaction must read from the database itself"
@@ -113,6 +153,8 @@ class Transactions:
                 return reason
         if self.feed.session is not None and session(connection) != self.feed.session:
             return "its session has other settings than the cache's answers were made with"
+        if level == "READ COMMITTED" and self.feed.session is not None:
+            self.feed.settle(raw, _options(raw))
         return None
 
     def _take_snapshot(self, connection: Connection, statement: str) -> str | None:
@@ -134,3 +176,8 @@ class Transactions:
 
     def _on_close(self, raw: object) -> None:
         self._begun.pop(id(raw), None)
+
+
+def _options(raw: Any) -> tuple[object, object]:
+    """Return what a driver was told of how its next transaction begins."""
+    return getattr(raw, "isolation_level", None), getattr(raw, "autocommit", None)

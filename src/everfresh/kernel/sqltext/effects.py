@@ -128,7 +128,11 @@ _GRAMMAR_WORDS = """
     ONLY FETCH NEXT FIRST
 """
 _GRAMMAR: Final = frozenset(_GRAMMAR_WORDS.split())
-_HARMLESS: Final = frozenset(name.upper() for name in VOLATILE) - {"SETVAL", "LOAD_EXTENSION"}
+_HARMLESS: Final = frozenset(name.upper() for name in VOLATILE) - {
+    "SETVAL",
+    "LOAD_EXTENSION",
+    "SET_CONFIG",
+}
 
 
 def _select(text: _Text) -> Effect:
