@@ -107,6 +107,9 @@ def orm_engine(request, tmp_path):
             "postgresql://", "postgresql+psycopg://"
         )
     engine = sa.create_engine(url)
+    if request.param == "sqlite":
+        with engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # readers and a writer at once
     orm_models.Base.metadata.drop_all(engine)
     orm_models.Base.metadata.create_all(engine)
     with Session(engine) as session:

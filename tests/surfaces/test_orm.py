@@ -33,12 +33,7 @@ def cache_regions(request, orm_engine, monkeypatch):
         made = {"default": everfresh.open(orm_engine)}
     for model in (User, Address, Seat, Animal, Dog):
         monkeypatch.setattr(model, "cache_regions", made)
-        if "_everfresh_cache" in vars(model):
-            monkeypatch.delattr(model, "_everfresh_cache")
-    yield made
-    for model in (User, Address, Seat, Animal, Dog):
-        if "_everfresh_cache" in vars(model):
-            monkeypatch.delattr(model, "_everfresh_cache")
+    return made
 
 
 @pytest.fixture
@@ -49,10 +44,9 @@ def sessions(orm_engine, cache_regions):
 @pytest.fixture
 def reached(orm_engine, cache_regions):
     """What reaches the driver."""
-    orm.regions  # noqa: B018 - imported
     from everfresh.orm.regions import attached
 
-    attached(orm_engine, cache_regions["default"] if "default" in cache_regions else None)
+    attached(orm_engine, cache_regions["default"])
     with reaching(orm_engine) as seen:
         yield seen
 

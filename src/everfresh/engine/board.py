@@ -66,7 +66,9 @@ class Board:
             running = self._ledger.running.get(request.key)
             lease = running.lease if running is not None else None
             if isinstance(lease, LocalLease):
-                if request.alone or lease.leads_to(mine):
+                if request.alone:
+                    return self._solitary(request, outer)
+                if lease.leads_to(mine):
                     return self._solitary(request, outer)
                 if outer is not None and running is not None:
                     running.dependents.append(outer)

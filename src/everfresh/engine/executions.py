@@ -27,7 +27,7 @@ from everfresh.engine.reading import APART, OPTION, Asked, Described, Reading, g
 from everfresh.engine.recorded import Recorded, Replay, record
 from everfresh.engine.request import Request
 from everfresh.engine.statements import Statements
-from everfresh.errors import NotKeptError
+from everfresh.errors import NotKeptError, RecursiveFillError
 from everfresh.kernel.entry import Entry
 from everfresh.kernel.freshness import STRICT
 from everfresh.kernel.keys import PLAIN, digest, plain_digest
@@ -106,7 +106,7 @@ class Executions:
         answer = self.fills.answer(request, make)
         value = answer.value()
         if answer.entry.state >= 0:
-            self._tag(tags, answer.entry.key)
+            self.tag(tags, answer.entry.key)
         return value
 
     # the hit path -------------------------------------------------------------------
@@ -182,7 +182,11 @@ class Executions:
                 raise NotKeptError(f"nothing is kept for this statement: {asking}")
             self._pass(run, text, parameters, asking)
             return
-        answer = self._answer(asking, run, cursor, context)
+        try:
+            answer = self._answer(asking, run, cursor, context)
+        except RecursiveFillError:  # somebody asks from within the driver: so did the application
+            self._pass(run, text, parameters, "it was asked while it was being computed")
+            return
         gathered = gathering()
         if gathered is not None:
             spent = 0.0 if answer.status == "hit" else answer.entry.cost
@@ -292,6 +296,7 @@ class Executions:
         found = None if entry is None else _rows(entry, place)
         if entry is not None and found is not None:
             context.cursor = Replay(found, cursor)
+            self.tag(asking.reading.tags, entry.key)
             return self.fills.hit(entry)
         if entry is not None:  # what lay in another place has gone
             request.anew = True
@@ -316,7 +321,7 @@ class Executions:
 
     def _kept_now(self, answer: Answer, asking: _Asking) -> Answer:
         if answer.entry.state >= 0:
-            self._tag(asking.reading.tags, answer.entry.key)
+            self.tag(asking.reading.tags, answer.entry.key)
         return answer
 
     def _kept(self, asking: _Asking) -> Entry | None:
@@ -347,7 +352,8 @@ class Executions:
 
     # tags ---------------------------------------------------------------------------
 
-    def _tag(self, names: tuple[str, ...], key: str) -> None:
+    def tag(self, names: tuple[str, ...], key: str) -> None:
+        """Let what is kept under a key be dropped by these names."""
         for name in names:
             keys = self._tags.setdefault(name, set())
             keys.add(key)

@@ -27,6 +27,7 @@ from everfresh.orm.regions import attached
 
 __all__ = ["Entities", "Form"]
 
+_UNKNOWN = object()
 _EXACT = PLAIN | {UUID, date}  # equal values of one of these types are the same
 
 
@@ -59,11 +60,18 @@ class _Shape:
 class Entities:
     """Answer questions about one mapper, of any session of any engine."""
 
-    def __init__(self, mapper: Mapper[Any], reading: Callable[[str], Reading], region: Any) -> None:
+    def __init__(
+        self,
+        mapper: Mapper[Any],
+        reading: Callable[[str], Reading],
+        region: Callable[[], Any],
+        name: Callable[[tuple[Any, ...]], str],
+    ) -> None:
         self.mapper = mapper
         self.layout = Layout(mapper)
         self.region = region
         self._reading = reading
+        self._name = name
         self._struct: type | None = None
 
     # -- session objects
@@ -167,7 +175,7 @@ class Entities:
         missing: dict[tuple[Any, ...], None] = {}
         for key in dict.fromkeys(keys):
             kept = self._kept_object(session, one, key)
-            if kept is None:
+            if kept is _UNKNOWN:
                 missing[key] = None
             else:
                 found[key] = kept
@@ -177,14 +185,14 @@ class Entities:
 
     def _kept_object(self, session: Session, one: Form, key: tuple[Any, ...]) -> Any:
         there = self.layout.find(session, key)
-        if there is not None or self.layout.objection is not None:
+        if there is not None:
             return there
-        if not is_plain_session(session):
-            return None
+        if self.layout.objection is not None or not is_plain_session(session):
+            return _UNKNOWN
         values = {f"p_{n}": value for n, value in enumerate(key)}
         entry = self._hit(session, one, values)
         if entry is None:
-            return None
+            return _UNKNOWN
         shape = entry.value.shaped[self]  # type: ignore[attr-defined]
         begin(session)
         return next(iter(self.layout.load(session, shape.rows, shape.mutable)), None)
@@ -192,21 +200,22 @@ class Entities:
     def _load_many(
         self, session: Session, one: Form, several: Form, missing: list[tuple[Any, ...]]
     ) -> dict[tuple[Any, ...], Any]:
-        executions = self.attach(session)
+        executions, reading = self.attach(session), self._reading("")
         values = {"p_0": [key[0] if len(key) == 1 else key for key in missing]}
-        option: dict[str, Any] = {OPTION: self._reading("")}
+        option: dict[str, Any] = {OPTION: reading}
         pk_of = self.layout.pk_of
-        if self.layout.objection is not None or not is_plain_session(session):
+        plain = self.layout.objection is None and is_plain_session(session)
+        if reading.place is not None or not plain:
             found = session.scalars(several.by_query, values, execution_options=option).unique()
             return {tuple(self.mapper.primary_key_from_instance(o)): o for o in found}
         requests = self._requests(session, executions, one, missing)
         seen: list[Answer] = []
-        option[OPTION] = replace(self._reading(""), apart=True, anew=True, seen=seen.append)
+        option[OPTION] = replace(reading, apart=True, anew=True, seen=seen.append)
         with Several(executions.fills, list(requests.values())) as fills:
             result = session.execute(several.statement, values, execution_options=option)
             rows = [tuple(row) for row in result]
             if seen and seen[0].reason == APART and isinstance(seen[0].entry.value, Recorded):
-                self._keep(fills, requests, rows, seen[0])
+                self._keep(executions, fills, requests, rows, seen[0])
         return {
             pk_of(row): made
             for row, made in zip(rows, self.layout.load(session, rows), strict=True)
@@ -214,6 +223,7 @@ class Entities:
 
     def _keep(
         self,
+        executions: Executions,
         fills: Several,
         requests: dict[tuple[Any, ...], Request],
         rows: list[tuple[Any, ...]],
@@ -234,6 +244,8 @@ class Entities:
             part.shaped[self] = _Shape([] if typed is None else [typed])
             values[request.key] = part
         fills.publish(values, answer.entry.cost)
+        for key, request in requests.items():
+            executions.tag(self._reading(self._name(key)).tags, request.key)
 
     def _requests(
         self, session: Session, executions: Executions, one: Form, keys: list[tuple[Any, ...]]

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from sqlalchemy import inspect
 from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.orm.attributes import get_history
 
 from everfresh.engine.attaching import cache_of
+from everfresh.engine.cache import Cache
 from everfresh.engine.reading import Reading
 from everfresh.errors import ConfigurationError
 from everfresh.orm.entities import Entities, Form
 from everfresh.orm.lists import Order, attribute_of, counting, in_order, listing, one_by
 from everfresh.orm.options import FromCache
 from everfresh.orm.pages import Page, place_from, place_of
-from everfresh.orm.regions import reading_in, region_of, regions, tag_of
+from everfresh.orm.regions import reading_in, region_of, tag_of
 
 __all__ = ["CacheableMixin", "ModelCache"]
 
@@ -26,12 +27,12 @@ _FORMS = 1000  # forms of questions that one model remembers
 class ModelCache:
     """Read the objects of one model from a cache, as objects of the session.
 
-    ``regions`` maps labels to regions, ``label`` is the one used. `CacheableMixin` makes it as
-    ``Model.cache``. The session is that of ``Model.query`` (Flask-SQLAlchemy, or a scoped_session's
+    ``regions`` maps labels to regions, ``label`` is the one used; without regions it is the cache
+    of the session's engine. `CacheableMixin` makes it as ``Model.cache``. The session is that of ``Model.query`` (Flask-SQLAlchemy, or a scoped_session's
     query_property), or the one given to `using`.
     """
 
-    def __init__(self, model: type, regions: Mapping[str, Any], label: str) -> None:
+    def __init__(self, model: type, regions: Mapping[str, Any] | None, label: str) -> None:
         self.model = model
         self.regions = regions
         self.label = label
@@ -44,7 +45,10 @@ class ModelCache:
         )
         self._mapper = mapper
         self._entities = Entities(
-            mapper, self._reading, lambda: region_of(self.regions, self.label)
+            mapper,
+            self._reading,
+            lambda: region_of(self.regions, self.label),
+            lambda key: self._cache_key(_shown(key)),
         )
         self._forms: dict[Any, Any] = {}
         self._session: Session | None = None
@@ -190,7 +194,7 @@ class ModelCache:
         if cache is not None and cache.executions is not None:
             cache.executions.invalidate(tag_of(self.label, key))
         region = region_of(self.regions, self.label)
-        if hasattr(region, "delete"):
+        if region is not None and not isinstance(region, Cache):
             region.delete(key)
 
     def from_cache(self, cache_key: str | None = None, pk: Any = None) -> FromCache:
@@ -344,9 +348,8 @@ class _Accessor:
     """Give a model its cache, and an object its own view of it."""
 
     def __get__(self, instance: Any, owner: type) -> Any:
-        made = owner.__dict__.get("_everfresh_cache")
-        if made is None:
-            mixin: Any = owner
+        made, mixin = owner.__dict__.get("_everfresh_cache"), cast("Any", owner)
+        if made is None or made.regions is not mixin.cache_regions:
             made = ModelCache(owner, mixin.cache_regions, mixin.cache_label)
             mixin._everfresh_cache = made  # noqa: SLF001 - our own, kept on the model
         return made if instance is None else ObjectCache(made, instance)
@@ -381,6 +384,6 @@ class CacheableMixin:
     """
 
     cache_label: ClassVar[str] = "default"
-    cache_regions: ClassVar[Mapping[str, Any]] = regions
+    cache_regions: ClassVar[Mapping[str, Any] | None] = None
     cache_pk: ClassVar[str | None] = None
     cache: ClassVar[Any] = _Accessor()

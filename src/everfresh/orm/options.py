@@ -38,7 +38,7 @@ class FromCache(UserDefinedOption):
         super().__init__(self)
         self.region = region
         self.cache_key = cache_key
-        self.regions: Mapping[str, Any] = regions
+        self.regions: Mapping[str, Any] | None = regions
         _listen()
 
     def process_query(self, query: Query[Any]) -> None:
@@ -46,7 +46,7 @@ class FromCache(UserDefinedOption):
         named: Any = query
         named._cache_region = self  # noqa: SLF001 - the document's name for it
 
-    def among(self, found: Mapping[str, Any]) -> FromCache:
+    def among(self, found: Mapping[str, Any] | None) -> FromCache:
         """Return this option for regions of one's own, unless it has some already."""
         if self.regions is not regions or found is regions:
             return self

@@ -122,8 +122,13 @@ regions: dict[str, Any] = Regions()
 """The regions that `FromCache` finds by their label."""
 
 
-def region_of(among: Mapping[str, Any], label: str) -> Any:
-    """Return a region by its label; raises `ConfigurationError` if there is none."""
+def region_of(among: Mapping[str, Any] | None, label: str) -> Any:
+    """Return a region by its label; raises `ConfigurationError` if there is none.
+
+    Where there are no regions it is None, which stands for the cache of the session's own engine.
+    """
+    if among is None:
+        return None
     try:
         region = among[label]
     except KeyError:
@@ -160,7 +165,7 @@ def attached(bind: Engine | Connection, region: Any = None) -> Executions:
 
 
 def reading_in(
-    among: Mapping[str, Any],
+    among: Mapping[str, Any] | None,
     label: str,
     name: str = "",
     expiration_time: float | None = None,
@@ -174,11 +179,10 @@ def reading_in(
     """
     region = region_of(among, label)
     tags = (tag_of(label, name),) if name else ()
-    apart = f"{label} {name}"
-    if isinstance(region, Cache):
-        return Reading(name=apart, tags=tags, max_age=None if ignore else expiration_time)
+    if region is None or isinstance(region, Cache):
+        return Reading(tags=tags, max_age=None if ignore else expiration_time)
     place = region_place(region, name, expiration_time, ignore=ignore)
-    return Reading(name=apart, tags=tags, place=place)
+    return Reading(name=f"{label} {name}", tags=tags, place=place)
 
 
 def tag_of(label: str, name: str) -> str:
