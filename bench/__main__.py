@@ -25,6 +25,7 @@ CASES = (
     "dashboard",
     "processes",
     "tables",
+    "orm",
 )
 PACKAGES = (
     "everfresh",

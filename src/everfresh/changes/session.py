@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
@@ -32,6 +32,8 @@ from everfresh.kernel.ports import Listener
 from everfresh.kernel.sqltext import classify
 
 __all__ = ["SessionFeed"]
+
+T = TypeVar("T")
 
 Settings = tuple[tuple[str, str], ...]
 
@@ -66,7 +68,8 @@ class SessionFeed:
         self.session: Settings | None = None  # that the answers are made with; None before any is
         self._settled: dict[int, object] = {}  # what a reader found out of a connection's session
         self._stirred: set[int] = set()  # connections whose open transaction may have changed it
-        self.sessions_differ = False  # whether any statement may have changed its session
+        self._differ = False  # whether any statement may have changed its session
+        self._called: frozenset[str] = frozenset()  # functions of which that is not known yet
         self._shared = SharedSchema(self._schema_changed)
         self._statements = Statements(classify, engine.dialect.name, _KNOWN_STATEMENTS)
         self.watch = watch(engine, self._publisher, row_limit, slot=slot)
@@ -183,6 +186,18 @@ class SessionFeed:
             return None
         return pending.in_transaction()
 
+    @property
+    def sessions_differ(self) -> bool:
+        """Whether a statement may have changed the settings of some session.
+
+        Functions of the database's own may call set_config.
+        """
+        schema = self._shared.known
+        if self._called and schema is not None:
+            self._differ = self._differ or bool(self._called & schema.writing_functions())
+            self._called = frozenset()
+        return self._differ or bool(self._called)
+
     def settled(self, dbapi_connection: object) -> object:
         """Return what `settle` was told, None once a statement may have changed the session."""
         return self._settled.get(id(dbapi_connection))
@@ -226,7 +241,10 @@ class SessionFeed:
         pending = self._connections.adopt(call.raw)
         pending.direct = False
         if statement.changes_session:
-            self.sessions_differ = True
+            self._differ = True
+            self._stir(call.raw)
+        elif statement.selects:
+            self._called |= statement.calls
             self._stir(call.raw)
         if statement.verb is not None and not statement.several:
             self._control(run, statement, pending)
@@ -244,8 +262,12 @@ class SessionFeed:
     def handed_out(self, raw: Any) -> None:
         """Suppose that an asyncio driver's own connection writes anything until the next end."""
         self._connections.adopt(raw).suspect()
-        self.sessions_differ = True
+        self._differ = True
         self._stir(raw)
+
+    def unheard(self, run: Callable[[], T]) -> T:
+        """Run a function of the cache's own, whose statements only read."""
+        return self._wrapping.inside(run)
 
     def _stir(self, raw: object) -> None:
         """Forget what was found out of a session: a SET, or a function, may have changed it."""

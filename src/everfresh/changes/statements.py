@@ -44,7 +44,6 @@ _COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.S)
 _QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\$(\w*)\$.*?\$\1\$", re.S)
 _QUERY = re.compile(r"[\s(]*(?:SELECT|VALUES|WITH)\b", re.I)
 _WRITING = re.compile(r"\b(?:INSERT|UPDATE|DELETE|MERGE|REPLACE|INTO)\b", re.I)
-_ASKING = frozenset({"select", "current_schemas", "current_setting"})  # of our own question
 _CALL = re.compile(r"([A-Za-z_\x80-\U0010ffff][\w$]*)\"?\s*\(")
 
 
@@ -78,8 +77,8 @@ class Statement:
     @property
     def changes_session(self) -> bool:
         """Whether the statement may change settings of its session, or how transactions begin."""
-        if self.selects:  # it calls functions, and a function may call set_config
-            return not self.calls <= _ASKING
+        if self.selects:
+            return "set_config" in self.calls
         quiet = self.effect.kind in ("read", "write", "ddl", "savepoint")
         ends = self.verb is not None and self.verb != "begin"
         return self.several or not (quiet or ends)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy.engine import Dialect
 
@@ -18,6 +18,8 @@ from everfresh.changes.psycopg_raw import watch
 from everfresh.errors import ConfigurationError
 
 __all__ = ["Answering", "Call", "Watcher", "Wrapping"]
+
+T = TypeVar("T")
 
 Answering = Callable[[Callable[[], None], Any, str, Any, Any], None]
 """Run a query, or answer it otherwise: (run, cursor, text, parameters, execution context)."""
@@ -144,6 +146,14 @@ class Wrapping:
             self._before[name] = self._dialect.__dict__[name]
         self._mine[name] = function
         self._dialect.__dict__[name] = function
+
+    def inside(self, run: Callable[[], T]) -> T:
+        """Run a function as if the dialect itself had called it: nothing of it is watched."""
+        token = self._inside.set(True)
+        try:
+            return run()
+        finally:
+            self._inside.reset(token)
 
     def _guarded(self, call: Callable[[], None]) -> None:
         token = self._inside.set(True)

@@ -12,7 +12,9 @@ from everfresh.engine.executions import Executions
 if TYPE_CHECKING:
     from everfresh.engine.cache import Cache
 
-__all__ = ["cache_of", "executions_of", "register"]
+__all__ = ["cache_of", "executions_of", "ready_executions", "register"]
+
+_NAME = "_everfresh_executions"  # a lookup that hits can afford
 
 # engines made by execution_options() share the dialect, and what is wrapped is the dialect
 _caches: WeakKeyDictionary[Dialect, ReferenceType[Cache]] = WeakKeyDictionary()
@@ -35,4 +37,11 @@ def executions_of(cache: Cache) -> Executions:
     cache.board.check_open()
     if cache.executions is None:
         cache.executions = Executions(cache.statements)
+        cache.engine.dialect.__dict__[_NAME] = cache.executions
     return cache.executions
+
+
+def ready_executions(bind: Engine | Connection) -> Executions | None:
+    """Return what answers on an engine's connections already, None if nothing does."""
+    found: Executions | None = bind.dialect.__dict__.get(_NAME)
+    return None if found is None or found.board.closed else found

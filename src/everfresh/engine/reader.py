@@ -357,7 +357,9 @@ class Reader:
 
     def _describe(self, connection: Connection) -> DatabaseSchema:
         version = self.feed.schema_version
-        self._schema, self._identity = describe(connection), identity(connection)
+        self._schema, self._identity = self.feed.unheard(
+            lambda: (describe(connection), identity(connection))
+        )
         self.feed.know(self._schema, self._identity.session)
         self._schema_version = version
         return self._schema

@@ -12,6 +12,7 @@ import msgspec
 from sqlalchemy import Select
 from sqlalchemy.orm import Mapper, Session
 
+from everfresh.engine.attaching import ready_executions
 from everfresh.engine.executions import Executions
 from everfresh.engine.fills import Answer
 from everfresh.engine.lineage import current
@@ -22,12 +23,19 @@ from everfresh.engine.rows import frozen
 from everfresh.engine.several import Several
 from everfresh.kernel.entry import Entry
 from everfresh.kernel.keys import PLAIN
-from everfresh.orm.instances import Layout, begin, connections_of, is_plain_session, untouched
+from everfresh.orm.instances import (
+    Layout,
+    begin,
+    bind_of,
+    connections_of,
+    is_plain_session,
+    untouched,
+)
 from everfresh.orm.regions import attached
 
-__all__ = ["Entities", "Form"]
+__all__ = ["UNKNOWN", "Entities", "Form"]
 
-_UNKNOWN = object()
+UNKNOWN = object()
 _EXACT = PLAIN | {UUID, date}  # equal values of one of these types are the same
 
 
@@ -75,6 +83,18 @@ class Entities:
         self._struct: type | None = None
 
     # -- session objects
+
+    def one(self, session: Session, key: tuple[Any, ...]) -> Any:
+        """Return the object with a primary key if it is kept, `UNKNOWN` otherwise."""
+        if self.layout.objection is not None or not is_plain_session(session):
+            return UNKNOWN
+        entry = self.kept(session, (self, "get", *key, *map(type, key)))
+        if entry is None:
+            return UNKNOWN
+        begin(session)
+        shape = entry.value.shaped[self]  # type: ignore[attr-defined]
+        found = self.layout.load(session, shape.rows, shape.mutable)
+        return found[0] if found else None
 
     def objects(
         self, session: Session, form: Form, values: Mapping[str, Any], key: str
@@ -134,10 +154,17 @@ class Entities:
 
     def _hit(self, session: Session, form: Form, values: Mapping[str, Any]) -> Entry | None:
         """Return the entry that may answer without a statement, None where one has to be run."""
-        bind = session.get_bind(self.mapper)
-        executions = attached(bind)
+        given = values.values()
+        return self.kept(session, (self, form.name, *given, *map(type, given)))
+
+    def kept(self, session: Session, probe: tuple[Any, ...]) -> Entry | None:
+        """Do the same for a probe, which is the form's name, the values and their types."""
+        bind = bind_of(session, self.mapper)
+        executions = ready_executions(bind)
+        if executions is None:
+            return None
         try:
-            entry = executions.shortcuts[self._probe(form, values)]
+            entry = executions.shortcuts[probe]
         except (KeyError, TypeError):
             return None
         until = executions.proof.until  # before the state, as in `Cache.sql`
@@ -174,8 +201,8 @@ class Entities:
         found: dict[tuple[Any, ...], Any] = {}
         missing: dict[tuple[Any, ...], None] = {}
         for key in dict.fromkeys(keys):
-            kept = self._kept_object(session, one, key)
-            if kept is _UNKNOWN:
+            kept = self._kept_object(session, key)
+            if kept is UNKNOWN:
                 missing[key] = None
             else:
                 found[key] = kept
@@ -183,19 +210,9 @@ class Entities:
             found |= self._load_many(session, one, several, list(missing))
         return [found.get(key) for key in keys]
 
-    def _kept_object(self, session: Session, one: Form, key: tuple[Any, ...]) -> Any:
+    def _kept_object(self, session: Session, key: tuple[Any, ...]) -> Any:
         there = self.layout.find(session, key)
-        if there is not None:
-            return there
-        if self.layout.objection is not None or not is_plain_session(session):
-            return _UNKNOWN
-        values = {f"p_{n}": value for n, value in enumerate(key)}
-        entry = self._hit(session, one, values)
-        if entry is None:
-            return _UNKNOWN
-        shape = entry.value.shaped[self]  # type: ignore[attr-defined]
-        begin(session)
-        return next(iter(self.layout.load(session, shape.rows, shape.mutable)), None)
+        return self.one(session, key) if there is None else there
 
     def _load_many(
         self, session: Session, one: Form, several: Form, missing: list[tuple[Any, ...]]

@@ -17,8 +17,9 @@ from sqlalchemy import Column, Table, inspect
 from sqlalchemy.orm import ColumnProperty, Mapper, Session
 from sqlalchemy.orm.attributes import set_committed_value
 
-__all__ = ["Layout", "begin", "connections_of", "is_plain_session", "untouched"]
+__all__ = ["Layout", "begin", "bind_of", "connections_of", "is_plain_session", "untouched"]
 
+_BINDS = "binds" if hasattr(Session(), "binds") else "_Session__binds"  # 2.1 and 2.0
 _state_of = attrgetter("_sa_instance_state")
 _LAZY = frozenset({"select", "raise", "raise_on_sql", "noload", "dynamic", "write_only", True})
 
@@ -143,9 +144,14 @@ def _objection(mapper: Mapper[Any]) -> str | None:
 def is_plain_session(session: Session) -> bool:
     """Whether nothing but loading would happen in this session when a row is loaded."""
     dispatch = session.dispatch
-    return not (dispatch.do_orm_execute or dispatch.loaded_as_persistent) and (
-        type(session).get_bind is Session.get_bind
-    )
+    return not (dispatch.do_orm_execute or dispatch.loaded_as_persistent)
+
+
+def bind_of(session: Session, mapper: Mapper[Any]) -> Any:
+    """Return the engine or connection that a mapper's statements run on in this session."""
+    if type(session).get_bind is Session.get_bind and not getattr(session, _BINDS):
+        return session.bind or session.get_bind(mapper)
+    return session.get_bind(mapper)
 
 
 def untouched(session: Session) -> bool:
@@ -155,15 +161,16 @@ def untouched(session: Session) -> bool:
 
 def begin(session: Session) -> None:
     """Begin the session's transaction, as its first query would."""
-    session._autobegin_t()
+    if session._transaction is None:
+        session._autobegin_t()
 
 
 def connections_of(session: Session) -> list[Any]:
     """Return the connections that take part in the session's open transaction."""
     transaction = session._transaction
-    return (
-        [] if transaction is None else [pair[0] for pair in set(transaction._connections.values())]
-    )
+    if transaction is None or not transaction._connections:
+        return []
+    return [pair[0] for pair in set(transaction._connections.values())]
 
 
 def identity_of(instance: Any) -> tuple[Any, ...]:

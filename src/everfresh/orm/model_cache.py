@@ -13,7 +13,7 @@ from everfresh.engine.attaching import cache_of
 from everfresh.engine.cache import Cache
 from everfresh.engine.reading import Reading
 from everfresh.errors import ConfigurationError
-from everfresh.orm.entities import Entities, Form
+from everfresh.orm.entities import UNKNOWN, Entities, Form
 from everfresh.orm.lists import Order, attribute_of, counting, in_order, listing, one_by
 from everfresh.orm.options import FromCache
 from everfresh.orm.pages import Page, place_from, place_of
@@ -52,7 +52,8 @@ class ModelCache:
         )
         self._forms: dict[Any, Any] = {}
         self._session: Session | None = None
-        self._pk_types = tuple(column.type for column in mapper.primary_key)
+        self._pk_columns = len(mapper.primary_key)
+        self._single = self._pk_columns == 1
 
     def using(self, session: Session) -> ModelCache:
         """Return this cache for a session of your own (of an AsyncSession: in ``run_sync``)."""
@@ -70,9 +71,14 @@ class ModelCache:
         order of the columns, or a dict by attribute.
         """
         session = self._session or self._found_session()
-        key = self._key_of(pk)
+        if type(pk) in (int, str) and self._single:
+            key: tuple[Any, ...] = (pk,)
+        else:
+            key = self._key_of(pk)
         found = self._entities.layout.find(session, key)
-        if found is not None:
+        if found is None:
+            found = self._entities.one(session, key)
+        if found is not UNKNOWN:
             return found
         values = {f"p_{n}": value for n, value in enumerate(key)}
         form = self._get_form()
@@ -308,9 +314,9 @@ class ModelCache:
             names = [self._mapper.get_property_by_column(c).key for c in self._mapper.primary_key]
             pk = tuple(pk[name] for name in names)
         key = pk if isinstance(pk, tuple) else (pk,)
-        if len(key) != len(self._pk_types):
+        if len(key) != self._pk_columns:
             raise TypeError(
-                f"the primary key of {self.model.__name__} has {len(self._pk_types)} columns, "
+                f"the primary key of {self.model.__name__} has {self._pk_columns} columns, "
                 f"not {len(key)}"
             )
         return key
