@@ -6,7 +6,6 @@ from dogpile.cache import make_region
 from sqlalchemy.orm import Session, scoped_session, selectinload, sessionmaker
 
 import everfresh
-from everfresh import orm
 from everfresh.errors import ConfigurationError
 from everfresh.orm import (
     CachingQuery,

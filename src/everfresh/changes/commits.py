@@ -90,6 +90,10 @@ class Commits:
         if statement.several and pending.in_transaction():
             pending.suspect()  # what stands behind a COMMIT in the text is open
 
+    def idle(self, pending: Pending) -> bool:
+        """Whether the end of this transaction has nothing to tell anybody."""
+        return pending.quiet() and id(pending) not in self._unfinished
+
     def overtaken(self, pending: Pending) -> None:
         """Report writes whose transaction is over although we saw no end of it.
 

@@ -47,6 +47,9 @@ class Pending(Protocol):
     def written(self) -> bool:
         """Whether the open transaction has written, as far as is known."""
 
+    def quiet(self) -> bool:
+        """Whether the open transaction has done nothing that its end would have to tell."""
+
     def suspect(self) -> None:
         """Suppose that the open transaction has written anything."""
 

@@ -124,6 +124,10 @@ class PostgresPending:
             for statement in self._statements
         )
 
+    def quiet(self) -> bool:
+        """Whether nothing but queries ran since the last end."""
+        return not (self._statements or self._anything or self.direct)
+
     def suspect(self) -> None:
         """Suppose that the open transaction has written anything."""
         self._anything = True

@@ -294,6 +294,9 @@ class SessionFeed:
     def rollback(self, run: Callable[[], None], raw: Any) -> None:
         """Run the driver's rollback; the pool calls it at check-in too."""
         pending = self._connections.get(raw)
+        if pending is not None and self._commits.idle(pending):
+            run()  # it has only read, as most sessions have
+            return
         if pending is not None:
             self._commits.overtaken(pending)
         run()
@@ -411,7 +414,7 @@ class SessionFeed:
 
     def _on_checkin(self, raw: Any, record: object) -> None:
         pending = self._connections.get(raw)
-        if pending is not None:
+        if pending is not None and not self._commits.idle(pending):
             self._commits.settle(pending, final=True)
             self._commits.overtaken(pending)
             if pending.direct and self._stamp and pending.altered(self._stamp):

@@ -161,6 +161,22 @@ class SqlitePending:
         logged = self._log.rows or self._coarse or self._log.overflow
         return bool(logged) or self._inside or self.foreign()
 
+    def quiet(self) -> bool:
+        """Whether nothing but queries ran since the last end."""
+        log = self._log
+        return self._driver.total_changes == self._total and not (
+            log.rows
+            or log.overflow
+            or self._coarse
+            or self._savepoints
+            or self._inside
+            or self._wanted
+            or self._unplanned
+            or self._loose
+            or self._locked
+            or self.direct
+        )
+
     def suspect(self) -> None:
         """Suppose that the open transaction has written anything."""
         self._coarse.add(None)

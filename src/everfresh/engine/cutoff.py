@@ -51,7 +51,8 @@ def parts_of(fill: Fill) -> tuple[Part, ...]:
     for parent in fill.parents:
         if parent.key in parts:
             continue
-        renew, digest = getattr(parent.request, "renew", None), digest_of(parent)
+        renew = getattr(parent.request, "renew", None)
+        digest = None if renew is None else digest_of(parent)
         if renew is None or digest is None or parent.error:
             return ()
         parts[parent.key] = Part(parent.key, digest, renew)

@@ -27,7 +27,7 @@ from everfresh.engine.reading import APART, OPTION, Asked, Described, Reading, g
 from everfresh.engine.recorded import Recorded, Replay, record
 from everfresh.engine.request import Request
 from everfresh.engine.statements import Statements
-from everfresh.errors import NotKeptError, RecursiveFillError
+from everfresh.errors import NotKeptError, RecursiveFillError, UnkeyableError
 from everfresh.kernel.entry import Entry
 from everfresh.kernel.freshness import STRICT
 from everfresh.kernel.keys import PLAIN, digest, plain_digest
@@ -125,7 +125,7 @@ class Executions:
             if known.refusal is not None and known.version == self._feed.schema_version:
                 self._pass(run, text, parameters, known.refusal)
                 return
-            if known.plain and gathering() is None:
+            if known.plain:
                 try:
                     entry = self.shortcuts[probe_of(text, parameters)]
                 except (KeyError, TypeError):
@@ -133,13 +133,16 @@ class Executions:
                 if entry is not None and "stream_results" not in options:
                     until = self.proof.until  # before the state, as in `Cache.sql`
                     if (
-                        (until is None or self.clock() < until)
+                        (until is None or self.proof.clock() < until)
                         and entry.state == 0
                         and self.transactions.free(_raw(context.root_connection))
                         and current() is None
                     ):
                         entry.hits += 1
                         self.touched(entry.standing)
+                        gathered = gathering()
+                        if gathered is not None:
+                            gathered.hit(entry)
                         context.cursor = Replay(entry.value, cursor)  # type: ignore[arg-type]
                         return
         self._look(run, cursor, text, parameters, context)
@@ -217,7 +220,10 @@ class Executions:
             return reason
         snapshot = self.transactions.keeps_snapshot(connection)
         rule = STRICT if snapshot else self._statements.freshness
-        request = self._request(known, given, reading)
+        try:
+            request = self._request(known, given, reading)
+        except UnkeyableError as error:
+            return f"a parameter has no key: {error}"
         request.ttl = rule.lifetime(self._statements.settings.ttl)
         if known.plain and option is None and all(type(v) in PLAIN for v in given.values()):
             request.probe = probe_of(text, parameters)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
-from everfresh.engine.fills import Answer
+from everfresh.engine.fills import HIT, Answer
 from everfresh.engine.places import Place
 from everfresh.engine.request import Request
 from everfresh.errors import ConfigurationError
 from everfresh.kernel.entry import Entry
 from everfresh.settings import check_seconds
 
-__all__ = ["APART", "OPTION", "Asked", "Described", "Reading", "asked", "gathering"]
+__all__ = ["APART", "OPTION", "Asked", "Described", "Questions", "Reading", "asked", "gathering"]
 
 APART = "its rows are kept one by one"
 
@@ -94,14 +95,37 @@ class Asked:
     entry: Entry | None = None
 
 
-_asked: ContextVar[list[Asked] | None] = ContextVar("everfresh_asked", default=None)
+class Questions(list[Asked]):
+    """Hold what was asked, in order."""
+
+    @property
+    def hits(self) -> int:
+        """How many were answered from memory."""
+        return sum(one.status == "hit" for one in self)
+
+    def hit(self, entry: Entry) -> None:
+        """Note an answer from memory."""
+        detail = entry.request.detail if isinstance(entry.request, Request) else None
+        self.append(Asked(entry.label, detail, "hit", HIT, 0.0, entry))
+
+    def repeated(self, least: int = 5) -> dict[str, int]:
+        """Return the statements that reached the database ``least`` times or more, with how often.
+
+        The same statement with ever other parameters is what lazy loads in a loop make: load the
+        relationship with its parents, by ``selectinload``, or ask for all by ``get_many``.
+        """
+        counts = Counter(one.text for one in self if one.status != "hit")
+        return {text: count for text, count in counts.most_common() if count >= least}
+
+
+_asked: ContextVar[Questions | None] = ContextVar("everfresh_asked", default=None)
 gathering = _asked.get
 
 
 @contextmanager
-def asked() -> Iterator[list[Asked]]:
+def asked() -> Iterator[Questions]:
     """Gather what watched sessions and connections are asked in this context."""
-    gathered: list[Asked] = []
+    gathered = Questions()
     token = _asked.set(gathered)
     try:
         yield gathered

@@ -21,8 +21,8 @@ class Request:
     is how old a kept one may be for whoever asks now, ``grace`` for how many seconds after its end
     an answer that no change has touched still serves, ``beta`` is XFetch's. ``anew``: no kept
     answer will do. ``alone``: it joins no other's computation. ``probe`` is what the hit path looks
-    up in ``shortcuts``; ``detail`` is what a surface needs to ask again, ``renew`` does it; ``current``
-    tells whether ``sources`` still hold;
+    up in ``shortcuts``; ``detail`` is what a surface needs to ask again, ``renew`` does it;
+    ``current`` tells whether ``sources`` still hold;
     ``seal`` prepares an entry's value for being shared by hits; ``fill`` is the computation started
     for it last.
     """

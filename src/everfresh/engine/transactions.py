@@ -151,14 +151,12 @@ class Transactions:
             reason = self._take_snapshot(connection, "SELECT 1")
             if reason is not None:
                 return reason
-        if self.feed.session is not None and self._session_of(connection) != self.feed.session:
+        mine = self.feed.unheard(lambda: session(connection))
+        if self.feed.session is not None and mine != self.feed.session:
             return "its session has other settings than the cache's answers were made with"
         if level == "READ COMMITTED" and self.feed.session is not None:
             self.feed.settle(raw, _options(raw))
         return None
-
-    def _session_of(self, connection: Connection) -> object:
-        return self.feed.unheard(lambda: session(connection))
 
     def _take_snapshot(self, connection: Connection, statement: str) -> str | None:
         if not connection.in_transaction():

@@ -8,11 +8,13 @@
 
 from __future__ import annotations
 
-from everfresh.engine.reading import Asked, Reading, asked
+from everfresh.engine.reading import Asked, Questions, Reading, asked
+from everfresh.orm.explaining import explain
 from everfresh.orm.model_cache import CacheableMixin, ModelCache
 from everfresh.orm.options import FromCache, RelationshipCache
 from everfresh.orm.query import CachingQuery, query_callable
 from everfresh.orm.regions import cache_config, md5_key_mangler, memoize, regions
+from everfresh.orm.timing import ServerTimingMiddleware, server_timing
 from everfresh.orm.transparent import install, invalidate, uninstall
 
 Cache = ModelCache
@@ -25,15 +27,19 @@ __all__ = [
     "CachingQuery",
     "FromCache",
     "ModelCache",
+    "Questions",
     "Reading",
     "RelationshipCache",
+    "ServerTimingMiddleware",
     "asked",
     "cache_config",
+    "explain",
     "install",
     "invalidate",
     "md5_key_mangler",
     "memoize",
     "query_callable",
     "regions",
+    "server_timing",
     "uninstall",
 ]

@@ -81,6 +81,7 @@ class Entities:
         self._reading = reading
         self._name = name
         self._struct: type | None = None
+        self._bind = {"mapper": mapper}
 
     # -- session objects
 
@@ -103,7 +104,9 @@ class Entities:
         if self.layout.objection is not None or not is_plain_session(session):
             option = {OPTION: self._reading(key)}
             self.attach(session)
-            found = session.scalars(form.by_query, values, execution_options=option)
+            found = session.scalars(
+                form.by_query, values, execution_options=option, bind_arguments=self._bind
+            )
             return list(found.unique())
         entry = self._hit(session, form, values)
         if entry is None:
@@ -118,7 +121,9 @@ class Entities:
         """Return the only cell that answers."""
         self.attach(session)
         option = {OPTION: self._reading("")}
-        return session.execute(statement, values, execution_options=option).scalar()
+        return session.execute(
+            statement, values, execution_options=option, bind_arguments=self._bind
+        ).scalar()
 
     def _ask(
         self, session: Session, form: Form, values: Mapping[str, Any], key: str
@@ -126,7 +131,9 @@ class Entities:
         executions = self.attach(session)
         seen: list[Answer] = []
         option = {OPTION: replace(self._reading(key), seen=seen.append)}
-        found = session.execute(form.statement, values, execution_options=option)
+        found = session.execute(
+            form.statement, values, execution_options=option, bind_arguments=self._bind
+        )
         rows = [tuple(row) for row in found]
         return self._shaped(executions, form, values, rows, seen)
 
@@ -169,13 +176,15 @@ class Entities:
             return None
         until = executions.proof.until  # before the state, as in `Cache.sql`
         if (
-            (until is None or executions.clock() < until)
+            (until is None or executions.proof.clock() < until)
             and entry.state == 0
             and untouched(session)
             and self._free(executions, session, bind)
             and current() is None
-            and gathering() is None
         ):
+            gathered = gathering()
+            if gathered is not None:
+                gathered.hit(entry)
             entry.hits += 1
             executions.touched(entry.standing)
             return entry
@@ -223,13 +232,17 @@ class Entities:
         pk_of = self.layout.pk_of
         plain = self.layout.objection is None and is_plain_session(session)
         if reading.place is not None or not plain:
-            found = session.scalars(several.by_query, values, execution_options=option).unique()
+            found = session.scalars(
+                several.by_query, values, execution_options=option, bind_arguments=self._bind
+            ).unique()
             return {tuple(self.mapper.primary_key_from_instance(o)): o for o in found}
         requests = self._requests(session, executions, one, missing)
         seen: list[Answer] = []
         option[OPTION] = replace(reading, apart=True, anew=True, seen=seen.append)
         with Several(executions.fills, list(requests.values())) as fills:
-            result = session.execute(several.statement, values, execution_options=option)
+            result = session.execute(
+                several.statement, values, execution_options=option, bind_arguments=self._bind
+            )
             rows = [tuple(row) for row in result]
             if seen and seen[0].reason == APART and isinstance(seen[0].entry.value, Recorded):
                 self._keep(executions, fills, requests, rows, seen[0])
@@ -271,7 +284,9 @@ class Entities:
         given = {f"p_{n}": value for n, value in enumerate(keys[0])}
         reading = replace(self._reading(""), describe=True)
         try:
-            session.execute(one.statement, given, execution_options={OPTION: reading})
+            session.execute(
+                one.statement, given, execution_options={OPTION: reading}, bind_arguments=self._bind
+            )
             again = None  # the session is of an engine that is not watched
         except Described as described:
             again = described.again

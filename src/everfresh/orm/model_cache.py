@@ -28,8 +28,9 @@ class ModelCache:
     """Read the objects of one model from a cache, as objects of the session.
 
     ``regions`` maps labels to regions, ``label`` is the one used; without regions it is the cache
-    of the session's engine. `CacheableMixin` makes it as ``Model.cache``. The session is that of ``Model.query`` (Flask-SQLAlchemy, or a scoped_session's
-    query_property), or the one given to `using`.
+    of the session's engine. `CacheableMixin` makes it as ``Model.cache``. The session is that of
+    ``Model.query`` (Flask-SQLAlchemy, or a scoped_session's query_property), or the one given to
+    `using`.
     """
 
     def __init__(self, model: type, regions: Mapping[str, Any] | None, label: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 from weakref import WeakSet
 
@@ -98,10 +99,7 @@ class _Rules:
         found = [rules.get(name.rpartition(".")[2].lower()) for name in tables]
         if not any(rule is not None for rule in found):
             return None
-        combined = Reading(enabled=None)
-        for rule in found:
-            combined = _both(combined, rule or Reading(enabled=None))
-        return combined
+        return reduce(_both, (rule or Reading(enabled=None) for rule in found))
 
     def _by_table(self) -> dict[str, Reading]:
         rules = {}
