@@ -1,4 +1,4 @@
-"""The ORM cache beside plain queries and SQLAlchemy's own dogpile recipe, a new Session each time."""
+"""The ORM cache beside plain queries and SQLAlchemy's dogpile recipe, with a Session each time."""
 
 from __future__ import annotations
 

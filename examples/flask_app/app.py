@@ -34,7 +34,6 @@ DOMAINS = ["example.com", "example.net", "example.org"]
 class User(CacheableMixin, db.Model):
     cache_label = "default"
     cache_regions = regions
-    # cache_pk = "username"  # for a custom pk
     query_class = query_callable(regions, FlaskCachingQuery)
 
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -1,6 +1,7 @@
 """Models for the tests of the ORM cache, their engines, and a count of what reaches the driver."""
 
 import contextlib
+from typing import ClassVar
 
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
@@ -37,7 +38,7 @@ class Seat(CacheableMixin, Base):
     place: Mapped[str] = mapped_column(sa.String(5), primary_key=True)
     version: Mapped[int] = mapped_column()
     facts: Mapped[dict] = mapped_column(sa.JSON, default=dict)
-    __mapper_args__ = {"version_id_col": version}
+    __mapper_args__: ClassVar = {"version_id_col": version}
 
 
 class Animal(CacheableMixin, Base):
@@ -45,14 +46,14 @@ class Animal(CacheableMixin, Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     kind: Mapped[str]
     name: Mapped[str]
-    __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "animal"}
+    __mapper_args__: ClassVar = {"polymorphic_on": "kind", "polymorphic_identity": "animal"}
 
 
 class Dog(Animal):
     __tablename__ = "dog"
     id: Mapped[int] = mapped_column(sa.ForeignKey("animal.id"), primary_key=True)
     tricks: Mapped[int] = mapped_column(default=0)
-    __mapper_args__ = {"polymorphic_identity": "dog"}
+    __mapper_args__: ClassVar = {"polymorphic_identity": "dog"}
 
 
 @contextlib.contextmanager

@@ -17,8 +17,18 @@ from sqlalchemy import Column, Table, inspect
 from sqlalchemy.orm import ColumnProperty, Mapper, Session
 from sqlalchemy.orm.attributes import set_committed_value
 
-__all__ = ["Layout", "begin", "bind_of", "connections_of", "is_plain_session", "untouched"]
+__all__ = [
+    "Layout",
+    "begin",
+    "bind_of",
+    "connections_of",
+    "is_plain_session",
+    "own_listeners",
+    "untouched",
+]
 
+own_listeners: set[Any] = set()
+"""Listeners of ours for ``do_orm_execute``, which leave alone what does not concern them."""
 _BINDS = "binds" if hasattr(Session(), "binds") else "_Session__binds"  # 2.1 and 2.0
 _state_of = attrgetter("_sa_instance_state")
 _LAZY = frozenset({"select", "raise", "raise_on_sql", "noload", "dynamic", "write_only", True})
@@ -144,7 +154,10 @@ def _objection(mapper: Mapper[Any]) -> str | None:
 def is_plain_session(session: Session) -> bool:
     """Whether nothing but loading would happen in this session when a row is loaded."""
     dispatch = session.dispatch
-    return not (dispatch.do_orm_execute or dispatch.loaded_as_persistent)
+    if dispatch.loaded_as_persistent:
+        return False
+    heard = dispatch.do_orm_execute
+    return not heard or all(listener in own_listeners for listener in heard)
 
 
 def bind_of(session: Session, mapper: Mapper[Any]) -> Any:

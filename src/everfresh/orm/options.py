@@ -12,6 +12,7 @@ from sqlalchemy.orm.interfaces import UserDefinedOption
 
 from everfresh.engine.reading import OPTION
 from everfresh.errors import ConfigurationError
+from everfresh.orm.instances import own_listeners
 from everfresh.orm.regions import attached, reading_in, region_of, regions
 
 __all__ = ["FromCache", "RelationshipCache"]
@@ -113,6 +114,7 @@ def _listen() -> None:
     global _heard
     with _listening:
         if not _heard:
+            own_listeners.add(_on_execute)
             event.listen(Session, "do_orm_execute", _on_execute)
             _heard = True
 
