@@ -26,9 +26,11 @@ __all__ = [
     "ForeignKey",
     "Identity",
     "describe",
+    "describe_unheard",
     "describe_with",
     "identity",
     "session",
+    "session_unheard",
     "standing",
     "version",
 ]
@@ -99,6 +101,33 @@ def version(connection: Connection) -> tuple[int, ...]:
     if connection.dialect.name != "sqlite":
         return ()
     return describe_sqlite.version(_query(connection))
+
+
+def describe_unheard(connection: Connection) -> tuple[DatabaseSchema, Identity]:
+    """Do both past SQLAlchemy's events, whose listeners want to hear the application alone."""
+    query = _unheard(connection)
+    schema = describe_with(connection.dialect.name, query)
+    if connection.dialect.name == "sqlite":
+        return schema, _sqlite_identity(connection, query)
+    return schema, Identity(describe_postgres.database(query), describe_postgres.session(query))
+
+
+def session_unheard(connection: Connection) -> tuple[tuple[str, str], ...]:
+    """Return what `session` does, past SQLAlchemy's events."""
+    return describe_postgres.session(_unheard(connection))
+
+
+def _unheard(connection: Connection) -> Query:
+    def run(statement: str) -> Sequence[Sequence[Any]]:
+        cursor = connection.connection.cursor()
+        try:
+            cursor.execute(statement)
+            rows: Sequence[Sequence[Any]] = cursor.fetchall()
+            return rows
+        finally:
+            cursor.close()
+
+    return run
 
 
 def _query(connection: Connection) -> Query:

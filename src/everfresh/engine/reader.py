@@ -17,7 +17,14 @@ from sqlalchemy.pool import Pool, StaticPool
 from sqlalchemy.sql.elements import TextClause
 
 from everfresh.changes.session import SessionFeed
-from everfresh.connect.describe import DatabaseSchema, Identity, describe, identity, standing
+from everfresh.connect.describe import (
+    DatabaseSchema,
+    Identity,
+    describe,
+    describe_unheard,
+    identity,
+    standing,
+)
 from everfresh.engine.lineage import Collector, current
 from everfresh.engine.rows import Rows, make_rows
 from everfresh.errors import ConfigurationError, StatementError
@@ -173,15 +180,16 @@ class Reader:
         if self.described:
             return
         with self._lock:
-            if self._pool is not None or self.described:
-                self._current_schema()
-            elif isinstance(self.engine.pool, StaticPool):
-                self._describe(connection)
+            if isinstance(self.engine.pool, StaticPool):
+                self._describe(connection, describe_unheard)
+            elif self._pool is not None:
+                with self._connect() as apart:
+                    self._describe(apart, describe_unheard)
             else:
                 pool = self.engine.pool.recreate()
                 try:
                     with Connection(self.engine, connection=pool.connect()) as apart:
-                        self._describe(apart)
+                        self._describe(apart, describe_unheard)
                 finally:
                     pool.dispose()
 
@@ -352,14 +360,16 @@ class Reader:
     def _current_schema(self) -> DatabaseSchema:
         if self._schema is None or self._schema_version != self.feed.schema_version:
             with self._connect() as connection:
-                return self._describe(connection)
+                return self._describe(connection, lambda c: (describe(c), identity(c)))
         return self._schema
 
-    def _describe(self, connection: Connection) -> DatabaseSchema:
+    def _describe(
+        self,
+        connection: Connection,
+        ask: Callable[[Connection], tuple[DatabaseSchema, Identity]],
+    ) -> DatabaseSchema:
         version = self.feed.schema_version
-        self._schema, self._identity = self.feed.unheard(
-            lambda: (describe(connection), identity(connection))
-        )
+        self._schema, self._identity = self.feed.unheard(lambda: ask(connection))
         self.feed.know(self._schema, self._identity.session)
         self._schema_version = version
         return self._schema

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection, Engine
 
 from everfresh.changes.session import SessionFeed
-from everfresh.connect.describe import session
+from everfresh.connect.describe import session_unheard
 from everfresh.errors import ConfigurationError
 from everfresh.kernel.entry import Entry
 from everfresh.kernel.ports import Clock
@@ -151,7 +151,7 @@ class Transactions:
             reason = self._take_snapshot(connection, "SELECT 1")
             if reason is not None:
                 return reason
-        mine = self.feed.unheard(lambda: session(connection))
+        mine = self.feed.unheard(lambda: session_unheard(connection))
         if self.feed.session is not None and mine != self.feed.session:
             return "its session has other settings than the cache's answers were made with"
         if level == "READ COMMITTED" and self.feed.session is not None:
