@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import sqlalchemy as sa
-from dogpile.cache import make_region
-from dogpile.cache.api import NO_VALUE
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 import everfresh
 from bench.measure import Result, medians
+from bench.peers.dogpile_recipe import FromRegion, RegionCache
 from everfresh import orm
 from everfresh.testing.servers import postgres_server
 
@@ -106,32 +103,17 @@ def getting(plain, watched, where, rounds):
     yield Result(f"Model.cache.get beyond its session / 15 µs, {where}", beyond, 15.0, "µs", 1.0)
 
 
-@contextmanager
-def recipe(engine, statement, *, pickled):
-    """SQLAlchemy's dogpile_caching example: frozen results in a region, merged without loading."""
-    region = make_region().configure("dogpile.cache.memory")
+def recipe(engine, statement, backend):
+    """SQLAlchemy's dogpile_caching example, from memory or from pickles."""
     maker = sessionmaker(engine)
-
-    def load(session, chosen):
-        def create():
-            frozen = session.execute(chosen).freeze()
-            return pickle.dumps(frozen) if pickled else frozen
-
-        key = str(chosen.compile(dialect=engine.dialect))
-        kept = region.get(key)
-        if kept is NO_VALUE:
-            kept = create()
-            region.set(key, kept)
-        frozen = pickle.loads(kept) if pickled else kept
-        from sqlalchemy.orm import loading
-
-        return loading.merge_frozen_result(session, chosen, frozen, load=False)()
+    RegionCache(backend).listen_on(maker)
+    chosen = statement.options(FromRegion())
 
     def call():
         with maker() as session:
-            return load(session, statement).scalars().all()
+            return session.scalars(chosen).all()
 
-    yield call
+    return call
 
 
 def listing(plain, watched, where, size, rounds):
@@ -149,22 +131,18 @@ def listing(plain, watched, where, size, rounds):
         with Session(watched) as session:
             return Person.cache.using(session).structs(team=size)
 
-    with (
-        recipe(plain, statement, pickled=False) as memory,
-        recipe(plain, statement, pickled=True) as pickles,
-    ):
-        calls = {
-            "plain": lambda: query(plain),
-            "transparent": lambda: query(watched),
-            "listed": listed,
-            "structs": structs,
-            "memory": memory,
-            "pickles": pickles,
-        }
-        for call in calls.values():
-            call()
-            assert [one.email for one in call()] == [one.email for one in query(plain)]
-        taken = medians(calls, max(10, 1500 // (size + 5)), rounds)
+    calls = {
+        "plain": lambda: query(plain),
+        "transparent": lambda: query(watched),
+        "listed": listed,
+        "structs": structs,
+        "memory": recipe(plain, statement, "dogpile.cache.memory"),
+        "pickles": recipe(plain, statement, "dogpile.cache.memory_pickle"),
+    }
+    for call in calls.values():
+        call()
+        assert [one.email for one in call()] == [one.email for one in query(plain)]
+    taken = medians(calls, max(10, 1500 // (size + 5)), rounds)
     name = f"{size} object{'s' * (size > 1)}, {where}"
     of = {"listed": "cached list", "structs": "read-only objects", "transparent": "transparent hit"}
     goals = [

@@ -4,6 +4,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -621,3 +622,116 @@ def test_tags_are_bounded(orm_engine, orm_cache):
     for n in range(5000):
         inner.tag((f"name {n}",), f"key {n}")
     assert len(inner._tags) < 3000
+
+
+# connections ----------------------------------------------------------------------------------
+
+
+def test_what_an_unread_cursor_holds_back_does_not_stay(orm_engine, orm_cache):
+    """In WAL mode it keeps the snapshot of its connection open for every statement after it."""
+    if orm_engine.dialect.name != "sqlite":
+        pytest.skip("PostgreSQL gives each statement a snapshot of its own")
+    statement = sa.select(User.email).where(User.id == 1)
+    with orm_engine.connect() as connection:
+        cursor = connection.connection.cursor()
+        cursor.execute("SELECT id FROM user")
+        cursor.fetchone()
+        write(orm_engine)
+        assert connection.scalar(statement) == "u1@example.org"
+        with Session(orm_engine) as session:
+            assert session.scalar(statement) == "new@example.org"
+        cursor.close()
+    with Session(orm_engine) as session:
+        assert session.scalar(statement) == "new@example.org"
+
+
+def test_who_waits_for_a_fill_that_fails_asks_for_itself(orm_engine, orm_cache, monkeypatch):
+    error, waiting = orm_engine.dialect.loaded_dbapi.OperationalError, threading.Event()
+    wrapped = orm_engine.dialect.__dict__["do_execute"]
+    cell = wrapped.__closure__[wrapped.__code__.co_freevars.index("original")]
+    original, first = cell.cell_contents, []
+
+    def failing(*args, **kwargs):
+        if not first:
+            first.append(True)
+            waiting.wait(10)
+            raise error("the connection of the one who fills is gone")
+        return original(*args, **kwargs)
+
+    def ask():
+        with Session(orm_engine) as session:
+            return session.get(User, 1).email
+
+    monkeypatch.setattr(cell, "cell_contents", failing)
+    with ThreadPoolExecutor(2) as pool:
+        filler = pool.submit(ask)
+        while not first:
+            time.sleep(0.001)
+        waiter = pool.submit(ask)
+        [fill] = orm_cache.board._ledger.running.values()
+        while fill.lease.future is None:  # until somebody waits for it
+            time.sleep(0.001)
+        waiting.set()
+        with pytest.raises(sa.exc.OperationalError):
+            filler.result(10)
+        assert waiter.result(10) == "u1@example.org"
+    assert ask() == "u1@example.org"
+
+
+def test_a_lost_connection_is_told_as_ever_and_nothing_wrong_is_kept(orm_engine, email):
+    if orm_engine.dialect.name != "postgresql":
+        pytest.skip("a file has no server to lose")
+    email()
+    with Session(orm_engine) as session:
+        pid = session.scalar(sa.select(sa.func.pg_backend_pid()))
+        with orm_engine.connect().execution_options(isolation_level="AUTOCOMMIT") as other:
+            other.execute(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+        with pytest.raises(sa.exc.DBAPIError):
+            session.scalars(sa.select(User).with_for_update()).all()
+        session.rollback()
+        assert email(session) == "u1@example.org"
+    write(orm_engine)
+    assert email() == "new@example.org"
+
+
+def test_pages_by_key_turn_through_everything(orm_engine, orm_cache):
+    from everfresh.errors import StatementError
+
+    for order in ("asc", "desc", "email", "-views", ["-views", "email"]):
+        seen, after = [], None
+        with Session(orm_engine) as session:
+            cache = User.cache.using(session)
+            wanted = [u.id for u in cache.filter(order)]
+            while True:
+                page = cache.page(order, limit=2, after=after)
+                seen += [u.id for u in page.items]
+                after = page.next
+                if after is None:
+                    break
+        assert seen == wanted
+    with Session(orm_engine) as session:
+        cache = User.cache.using(session)
+        assert [u.id for u in cache.page(limit=2, views=1).items] == [1, 4]
+        for wrong in ("nonsense", "", "W10", 7):
+            with pytest.raises(StatementError, match="after="):
+                cache.page(limit=2, after=wrong)
+
+
+def test_read_only_objects_are_shared_and_cannot_be_changed(orm_engine, orm_cache):
+    for _ in range(2):
+        with Session(orm_engine) as session:
+            one = Seat.cache.using(session).struct((0, "a"))
+            with pytest.raises(AttributeError):
+                one.version = 5
+            with pytest.raises(TypeError):
+                one.facts["p"] = 1
+            assert User.cache.using(session).struct(99) is None
+    with Session(orm_engine) as session:
+        again = Seat.cache.using(session).structs(row=0)
+        assert again is Seat.cache.using(session).structs(row=0)
+        assert [s.place for s in again] == ["a", "b"]
+    with Session(orm_engine) as session:
+        session.get(Seat, (0, "a")).facts = {"p": ["new"]}
+        session.commit()
+    with Session(orm_engine) as session:
+        assert Seat.cache.using(session).struct((0, "a")).facts == {"p": ["new"]}

@@ -294,9 +294,6 @@ class SessionFeed:
     def rollback(self, run: Callable[[], None], raw: Any) -> None:
         """Run the driver's rollback; the pool calls it at check-in too."""
         pending = self._connections.get(raw)
-        if pending is not None and self._commits.idle(pending):
-            run()  # it has only read, as most sessions have
-            return
         if pending is not None:
             self._commits.overtaken(pending)
         run()
@@ -305,6 +302,11 @@ class SessionFeed:
             direct = pending.direct  # if it wrote behind our back, that is told at check-in
             pending.ended()
             pending.direct = direct
+
+    def only_read(self, raw: Any) -> bool:
+        """Whether the end of this connection's transaction has nothing to tell anybody."""
+        pending = self._connections.get(raw)
+        return pending is not None and self._commits.idle(pending)
 
     def prepare(self, run: Callable[[], None], raw: Any, gid: str) -> None:
         """Run the first phase of a two-phase commit."""

@@ -62,6 +62,9 @@ class Watcher(Protocol):
     def rollback(self, run: Callable[[], None], raw: Any) -> None:
         """Run the driver's rollback."""
 
+    def only_read(self, raw: Any) -> bool:
+        """Whether the end of this connection's transaction has nothing to tell anybody."""
+
     def prepare(self, run: Callable[[], None], raw: Any, gid: str) -> None:
         """Run the first phase of a two-phase commit."""
 
@@ -124,6 +127,8 @@ class Wrapping:
         """Run the driver's commit or rollback that somebody called."""
         watcher = self._watcher
         if watcher is None or self._inside.get():
+            run()
+        elif how == "rollback" and watcher.only_read(raw):
             run()
         else:
             end = watcher.commit if how == "commit" else watcher.rollback
@@ -212,6 +217,9 @@ class Wrapping:
             watcher = self._watcher
             raw = getattr(fairy, "dbapi_connection", None)
             if watcher is None or raw is None or self._inside.get():
+                original(fairy)
+                return
+            if how == "rollback" and watcher.only_read(raw):  # as most sessions have
                 original(fairy)
                 return
             end = watcher.commit if how == "commit" else watcher.rollback

@@ -60,6 +60,7 @@ class _Asking:
     connection: Connection
     snapshot: bool
     known: _Text
+    looked: float  # when others' commits were heard last, in seconds of the cache's clock
 
 
 class Executions:
@@ -227,8 +228,9 @@ class Executions:
         request.ttl = rule.lifetime(self._statements.settings.ttl)
         if known.plain and option is None and all(type(v) in PLAIN for v in given.values()):
             request.probe = probe_of(text, parameters)
+        looked = self.clock()
         reason = self.proof.objection(rule, request.sources)
-        return reason or _Asking(request, reading, connection, snapshot, known)
+        return reason or _Asking(request, reading, connection, snapshot, known, looked)
 
     def _known(self, text: str, connection: Connection, statement: Any) -> _Text | str:
         """Return what is known of a driver's text, or why that cannot be found out."""
@@ -335,11 +337,21 @@ class Executions:
         entry = self.board.peek(request.key)
         if entry is None or not request.takes(entry, self.clock()):
             return None
-        if asking.snapshot and not self.transactions.answers(asking.connection, entry):
+        if asking.snapshot and not self._at_the_snapshot(asking, entry):
             return None
         if request.probe is not None and not asking.snapshot:
             self.board.shorten(entry, self.shortcuts, request.probe)
         return entry
+
+    def _at_the_snapshot(self, asking: _Asking, entry: Entry) -> bool:
+        """Whether an entry that is fresh now was so in the transaction's snapshot.
+
+        It was if nothing at all was committed since: then it may be this transaction's own.
+        """
+        transactions, connection = self.transactions, asking.connection
+        if transactions.answers(connection, entry):
+            return True
+        return entry.filled_at <= asking.looked and not transactions.overtaken(connection)
 
     def stamp(self, connection: Connection) -> int | None:
         """Return a stamp of what was written on this connection, None if it must not be read.
