@@ -182,7 +182,7 @@ class SessionFeed:
     def open_transaction(self, dbapi_connection: object) -> bool | None:
         """Whether the driver has a transaction open; None if it has written, or is a stranger."""
         pending = self._connections.get(dbapi_connection)
-        if pending is None or pending.written():
+        if pending is None or not (pending.quiet() or not pending.written()):
             return None
         return pending.in_transaction()
 

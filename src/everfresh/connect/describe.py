@@ -118,6 +118,9 @@ def session_unheard(connection: Connection) -> tuple[tuple[str, str], ...]:
 
 
 def _unheard(connection: Connection) -> Query:
+    if not connection.in_transaction():
+        connection.begin()  # who uses a connection without it may have written anything
+
     def run(statement: str) -> Sequence[Sequence[Any]]:
         cursor = connection.connection.cursor()
         try:

@@ -88,6 +88,7 @@ class Executions:
         self._paramstyle = dialect.paramstyle
         self._is_async = dialect.is_async
         self._is_sqlite = dialect.name == "sqlite"
+        self._free = self.transactions.free
         self._texts: dict[str, _Text] = {}
         self._tags: dict[str, set[str]] = {}
         self._busy: ContextVar[bool] = ContextVar("everfresh_busy", default=False)
@@ -136,7 +137,9 @@ class Executions:
                     if (
                         (until is None or self.proof.clock() < until)
                         and entry.state == 0
-                        and self.transactions.free(_raw(context.root_connection))
+                        and self._free(
+                            _raw(context.root_connection) if self._is_async else cursor.connection
+                        )
                         and current() is None
                     ):
                         entry.hits += 1
