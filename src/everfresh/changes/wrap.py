@@ -126,9 +126,7 @@ class Wrapping:
     def driver_end(self, run: Callable[[], None], raw: Any, how: str) -> None:
         """Run the driver's commit or rollback that somebody called."""
         watcher = self._watcher
-        if watcher is None or self._inside.get():
-            run()
-        elif how == "rollback" and watcher.only_read(raw):
+        if watcher is None or self._inside.get() or (how == "rollback" and watcher.only_read(raw)):
             run()
         else:
             end = watcher.commit if how == "commit" else watcher.rollback

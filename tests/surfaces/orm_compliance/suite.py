@@ -1,3 +1,3 @@
-"""The suite itself; see conftest.py."""
+"""The suite itself; see harness.py."""
 
 from sqlalchemy.testing.suite import *  # noqa: F403

@@ -1,8 +1,8 @@
 """Run SQLAlchemy's own dialect compliance suite, with everfresh on every engine it makes.
 
 ``EVERFRESH_COMPLIANCE`` is ``off`` (SQLAlchemy alone), ``on``, or ``twice``: then each answer that
-was kept is given once more from memory, so that hits are what is tested. Not collected by itself:
-`test_orm_compliance.py` starts it.
+was kept is given once more from memory, so that hits are what is tested. It is the conftest of a
+folder that `test_orm_compliance.py` makes.
 """
 
 import atexit
