@@ -735,3 +735,17 @@ def test_read_only_objects_are_shared_and_cannot_be_changed(orm_engine, orm_cach
         session.commit()
     with Session(orm_engine) as session:
         assert Seat.cache.using(session).struct((0, "a")).facts == {"p": ["new"]}
+
+
+def test_a_new_object_is_found_before_it_is_flushed(orm_engine, orm_cache):
+    def ids(session):
+        return [u.id for u in User.cache.using(session).filter(views=2)]
+
+    for _ in range(2):
+        with Session(orm_engine) as session:
+            assert ids(session) == [2, 5, 8]
+    with Session(orm_engine) as session:
+        session.add(User(id=50, username="new", email="50@example.org", views=2))
+        assert ids(session) == [2, 5, 8, 50]
+        session.rollback()
+        assert ids(session) == [2, 5, 8]

@@ -479,6 +479,59 @@ def test_settings_of_a_session_keep_answers_apart(postgres_url):
     engine.dispose()
 
 
+def test_settings_made_at_checkout_keep_entities_apart(postgres_url):
+    """A tenant's search_path is set when a connection is handed out: entities have to look at it."""
+    engine = sa.create_engine(postgres_url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.begin() as connection:
+        for name in ("tenant_a", "tenant_b"):
+            connection.execute(sa.text(f"DROP SCHEMA IF EXISTS {name} CASCADE"))
+            connection.execute(sa.text(f"CREATE SCHEMA {name}"))
+            connection.execute(
+                sa.text(f"CREATE TABLE {name}.thing (id INT PRIMARY KEY, name TEXT)")
+            )
+            connection.execute(sa.text(f"INSERT INTO {name}.thing VALUES (1, '{name}')"))
+
+    class ThingBase(DeclarativeBase):
+        pass
+
+    class Thing(orm.CacheableMixin, ThingBase):
+        __tablename__ = "thing"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str]
+
+    tenant = ["tenant_a"]
+
+    def checkout(raw, record, proxy):
+        raw.cursor().execute(f"SET search_path TO {tenant[0]}")
+        raw.commit()
+
+    with everfresh.open(engine) as cache:
+        orm.install(cache, engine)
+        with engine.connect() as connection:
+            connection.exec_driver_sql("ALTER ROLE CURRENT_USER SET search_path TO tenant_a")
+            connection.commit()
+        engine.dispose()
+        try:
+            for _ in range(3):  # a first answer, and hits without a connection
+                with Session(engine) as session:
+                    assert Thing.cache.using(session).get(1).name == "tenant_a"
+            sa.event.listen(engine, "checkout", checkout)
+            for name in ("tenant_b", "tenant_a", "tenant_b"):
+                tenant[0] = name
+                with Session(engine) as session:
+                    session.scalars(sa.select(Thing)).all()
+                with Session(engine) as session:
+                    assert Thing.cache.using(session).get(1).name == name
+        finally:
+            sa.event.contains(engine, "checkout", checkout) and sa.event.remove(
+                engine, "checkout", checkout
+            )
+            with engine.connect() as connection:
+                connection.exec_driver_sql("ALTER ROLE CURRENT_USER RESET search_path")
+                connection.commit()
+    engine.dispose()
+
+
 # asyncio ----------------------------------------------------------------------------------
 
 
