@@ -749,3 +749,13 @@ def test_a_new_object_is_found_before_it_is_flushed(orm_engine, orm_cache):
         assert ids(session) == [2, 5, 8, 50]
         session.rollback()
         assert ids(session) == [2, 5, 8]
+
+
+def test_a_nested_transaction_sees_what_the_one_around_it_wrote(orm_engine, email):
+    email(), email()
+    with Session(orm_engine) as session:
+        session.execute(sa.update(User).where(User.id == 1).values(email="mine"))
+        with session.begin_nested():
+            assert email(session) == "mine"
+            session.expunge_all()
+            assert email(session) == "mine"

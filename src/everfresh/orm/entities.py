@@ -87,20 +87,37 @@ class Entities:
 
     def one(self, session: Session, key: tuple[Any, ...]) -> Any:
         """Return the object with a primary key if it is kept, `UNKNOWN` otherwise."""
-        if self.layout.objection is not None or not is_plain_session(session):
+        found = self.loaded(session, ("get", *key, *map(type, key)))
+        if found is None:
             return UNKNOWN
-        entry = self.kept(session, (self, "get", *key, *map(type, key)))
-        if entry is None:
-            return UNKNOWN
-        begin(session)
-        shape = entry.value.shaped[self]  # type: ignore[attr-defined]
-        found = self.layout.load(session, shape.rows, shape.mutable)
         return found[0] if found else None
 
+    def loaded(self, session: Session, probe: tuple[Any, ...]) -> list[Any] | None:
+        """Return the session's objects for what is kept, None where a statement has to be run.
+
+        ``probe`` is what was asked, with the types of its values.
+        """
+        if self.layout.objection is not None or not is_plain_session(session):
+            return None
+        entry = self.kept(session, probe)
+        if entry is None:
+            return None
+        begin(session)
+        shape = entry.value.shaped[self]  # type: ignore[attr-defined]
+        return self.layout.load(session, shape.rows, shape.mutable)
+
     def objects(
-        self, session: Session, form: Form, values: Mapping[str, Any], key: str
+        self,
+        session: Session,
+        form: Form,
+        values: Mapping[str, Any],
+        key: str,
+        probe: tuple[Any, ...] | None = None,
     ) -> list[Any]:
-        """Return the session's objects for the rows that answer; ``key`` names the answer."""
+        """Return the session's objects for the rows that answer.
+
+        ``key`` names the answer, ``probe`` is what `loaded` was not given an answer for.
+        """
         if self.layout.objection is not None or not is_plain_session(session):
             option = {OPTION: self._reading(key)}
             self.attach(session)
@@ -108,13 +125,12 @@ class Entities:
                 form.by_query, values, execution_options=option, bind_arguments=self._bind
             )
             return list(found.unique())
-        entry = self._hit(session, form, values)
-        if entry is None:
-            rows, mutable = self._ask(session, form, values, key)
-        else:
-            shape = entry.value.shaped[self]  # type: ignore[attr-defined]
-            rows, mutable = shape.rows, shape.mutable
-            begin(session)
+        if probe is None:
+            probe = self._probe(form, values)
+            kept = self.loaded(session, probe)
+            if kept is not None:
+                return kept
+        rows, mutable = self._ask(session, form, values, key, probe)
         return self.layout.load(session, rows, mutable)
 
     def scalar(self, session: Session, statement: Select[Any], values: Mapping[str, Any]) -> Any:
@@ -126,7 +142,12 @@ class Entities:
         ).scalar()
 
     def _ask(
-        self, session: Session, form: Form, values: Mapping[str, Any], key: str
+        self,
+        session: Session,
+        form: Form,
+        values: Mapping[str, Any],
+        key: str,
+        probe: tuple[Any, ...],
     ) -> tuple[list[tuple[Any, ...]], Sequence[int]]:
         executions = self.attach(session)
         seen: list[Answer] = []
@@ -135,13 +156,13 @@ class Entities:
             form.statement, values, execution_options=option, bind_arguments=self._bind
         )
         rows = [tuple(row) for row in found]
-        return self._shaped(executions, form, values, rows, seen)
+        plain = all(type(value) in _EXACT for value in values.values())
+        return self._shaped(executions, probe if plain else None, rows, seen)
 
     def _shaped(
         self,
         executions: Executions,
-        form: Form,
-        values: Mapping[str, Any],
+        probe: tuple[Any, ...] | None,
         rows: list[tuple[Any, ...]],
         seen: Sequence[Answer],
     ) -> tuple[list[tuple[Any, ...]], Sequence[int]]:
@@ -151,27 +172,22 @@ class Entities:
         shape = entry.value.shaped.get(self)
         if shape is None:
             shape = entry.value.shaped[self] = _Shape(rows)
-        if all(type(value) in _EXACT for value in values.values()):
-            executions.board.shorten(entry, executions.shortcuts, self._probe(form, values))
+        if probe is not None:
+            executions.board.shorten(entry, executions.shortcuts, (self, *probe))
         return shape.rows, shape.mutable
 
     def _probe(self, form: Form, values: Mapping[str, Any]) -> tuple[Any, ...]:
         given = values.values()
-        return (self, form.name, *given, *map(type, given))
-
-    def _hit(self, session: Session, form: Form, values: Mapping[str, Any]) -> Entry | None:
-        """Return the entry that may answer without a statement, None where one has to be run."""
-        given = values.values()
-        return self.kept(session, (self, form.name, *given, *map(type, given)))
+        return (form.name, *given, *map(type, given))
 
     def kept(self, session: Session, probe: tuple[Any, ...]) -> Entry | None:
-        """Do the same for a probe, which is the form's name, the values and their types."""
+        """Return the entry that may answer without a statement, None where one has to be run."""
         bind = bind_of(session, self.mapper)
         executions = ready_executions(bind)
         if executions is None:
             return None
         try:
-            entry = executions.shortcuts[probe]
+            entry = executions.shortcuts[(self, *probe)]
         except (KeyError, TypeError):
             return None
         until = executions.proof.until  # before the state, as in `Cache.sql`
@@ -305,7 +321,8 @@ class Entities:
             request = again(cells)
             values = {f"p_{n}": value for n, value in enumerate(key)}
             if all(type(value) in _EXACT for value in key):
-                request.shortcuts, request.probe = executions.shortcuts, self._probe(one, values)
+                request.probe = (self, *self._probe(one, values))
+                request.shortcuts = executions.shortcuts
             requests[key] = request
         return requests
 
@@ -315,10 +332,11 @@ class Entities:
         self, session: Session, form: Form, values: Mapping[str, Any], key: str
     ) -> tuple[Any, ...]:
         """Return read-only objects, which all readers share."""
-        entry = self._hit(session, form, values)
+        probe = self._probe(form, values)
+        entry = self.kept(session, probe)
         if entry is None:
-            rows, _ = self._ask(session, form, values, key)
-            entry = self._hit(session, form, values)
+            rows, _ = self._ask(session, form, values, key, probe)
+            entry = self.kept(session, probe)
             if entry is None:
                 return self._structs_of(rows)
         shape = entry.value.shaped[self]  # type: ignore[attr-defined]

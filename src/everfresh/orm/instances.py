@@ -13,7 +13,7 @@ from copy import deepcopy
 from operator import attrgetter, itemgetter
 from typing import Any
 
-from sqlalchemy import Column, Table, inspect
+from sqlalchemy import Column, Table
 from sqlalchemy.orm import ColumnProperty, Mapper, Session
 from sqlalchemy.orm.attributes import set_committed_value
 
@@ -179,14 +179,13 @@ def begin(session: Session) -> None:
 
 
 def connections_of(session: Session) -> list[Any]:
-    """Return the connections that take part in the session's open transaction."""
-    transaction = session._transaction
-    if transaction is None or not transaction._connections:
-        return []
-    return [pair[0] for pair in set(transaction._connections.values())]
+    """Return the connections that take part in the session's open transaction.
 
-
-def identity_of(instance: Any) -> tuple[Any, ...]:
-    """Return the identity key of an instance."""
-    key: tuple[Any, ...] = inspect(instance).key
-    return key
+    A nested transaction has those of the one around it, which it may not know yet.
+    """
+    transaction: Any = session._transaction
+    while transaction is not None:
+        if transaction._connections:
+            return [pair[0] for pair in set(transaction._connections.values())]
+        transaction = transaction._parent
+    return []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from sqlalchemy import inspect
 from sqlalchemy.orm import Mapper, Session
@@ -132,8 +132,15 @@ class ModelCache:
     ) -> list[Any]:
         """Return what `filter` yields, as a list."""
         session = self._session or self._found_session()
-        form, values = self._list_form(order_by, offset, limit, kwargs)
-        return self._entities.objects(session, form, values, self._cache_key(**kwargs))
+        probe: tuple[Any, ...] | None = None
+        if type(order_by) is str:
+            values = (offset, limit, *kwargs.values())
+            probe = ("list", order_by, *kwargs, *values, *map(type, values))
+            found = self._entities.loaded(session, probe)
+            if found is not None:
+                return found
+        form, given = self._list_form(order_by, offset, limit, kwargs)
+        return self._entities.objects(session, form, given, self._cache_key(**kwargs), probe)
 
     def count(self, **kwargs: Any) -> int:
         """Return how many rows have these values."""
@@ -354,11 +361,11 @@ def _check_number(name: str, value: object) -> None:
 class _Accessor:
     """Give a model its cache, and an object its own view of it."""
 
-    def __get__(self, instance: Any, owner: type) -> Any:
-        made, mixin = owner.__dict__.get("_everfresh_cache"), cast("Any", owner)
-        if made is None or made.regions is not mixin.cache_regions:
-            made = ModelCache(owner, mixin.cache_regions, mixin.cache_label)
-            mixin._everfresh_cache = made  # noqa: SLF001 - our own, kept on the model
+    def __get__(self, instance: Any, owner: Any) -> Any:
+        made = owner.__dict__.get("_everfresh_cache")
+        if made is None or made.regions is not owner.cache_regions:
+            made = ModelCache(owner, owner.cache_regions, owner.cache_label)
+            owner._everfresh_cache = made  # noqa: SLF001 - our own, kept on the model
         return made if instance is None else ObjectCache(made, instance)
 
 
