@@ -214,7 +214,12 @@ class Entities:
         return len(connections) == 1 and executions.transactions.free_on(connections[0])
 
     def attach(self, session: Session) -> Executions:
-        """Return what answers on the session's engine, with the region checked."""
+        """Return what answers on the session's engine, with the region checked.
+
+        The session is flushed as for an ORM query: SQLAlchemy 2.0 does not for a Core statement.
+        """
+        if session.autoflush and not untouched(session):
+            session.flush()
         return attached(session.get_bind(self.mapper), self.region())
 
     # -- several at once
@@ -223,6 +228,7 @@ class Entities:
         self, session: Session, one: Form, several: Form, keys: Sequence[tuple[Any, ...]]
     ) -> list[Any]:
         """Return the objects of these primary keys, asking for all that is not kept in one go."""
+        self.attach(session)  # first, or an object to be deleted would be found
         found: dict[tuple[Any, ...], Any] = {}
         missing: dict[tuple[Any, ...], None] = {}
         for key in dict.fromkeys(keys):
