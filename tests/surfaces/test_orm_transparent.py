@@ -655,3 +655,79 @@ def test_starlette_tells_what_a_request_asked(orm_engine, orm_cache):
     assert 'desc="1 statements", cache;desc="0 hits"' in first.headers["server-timing"]
     assert 'db;dur=0.0;desc="0 statements", cache;desc="1 hits"' in second.headers["server-timing"]
     assert [(path, len(q)) for path, q in told] == [("/", 1), ("/", 1)]
+
+
+# inheritance and several engines ---------------------------------------------------------------
+
+
+def test_models_with_inheritance_are_loaded_by_the_orm(orm_engine, orm_cache):
+    for _ in range(2):
+        with Session(orm_engine) as session:
+            assert type(Animal.cache.using(session).get(2)) is Dog
+            assert Animal.cache.using(session).get(1).name == "Tom"
+            assert Animal.cache.using(session).get(9) is None
+            assert Dog.cache.using(session).get(2).tricks == 3
+            assert Dog.cache.using(session).get(1) is None
+            assert [d.id for d in Dog.cache.using(session).filter(tricks=3)] == [2]
+            found = Animal.cache.using(session).get_many([2, 1, 7])
+            assert [a and a.name for a in found] == ["Rex", "Tom", None]
+            assert Animal.cache.using(session).count() == 2
+    with asked() as seen, Session(orm_engine) as session:
+        Animal.cache.using(session).get(2), Dog.cache.using(session).filter(tricks=3)
+    assert {one.status for one in seen} == {"hit"}
+    with Session(orm_engine) as session:
+        session.get(Dog, 2).tricks = 4
+        session.commit()
+    with Session(orm_engine) as session:
+        assert list(Dog.cache.using(session).filter(tricks=3)) == []
+        assert Animal.cache.using(session).get(2).tricks == 4
+
+
+def test_two_shards_and_a_session_that_chooses(tmp_path):
+    from sqlalchemy.ext.horizontal_shard import ShardedSession, set_shard_id
+
+    engines = {}
+    for name in ("north", "south"):
+        engines[name] = sa.create_engine(f"sqlite:///{tmp_path}/{name}.db")
+        Base.metadata.create_all(engines[name])
+        with Session(engines[name]) as session:
+            session.add(User(id=1, username=name, email=f"{name}@example.org"))
+            session.commit()
+    caches = [everfresh.open(engine) for engine in engines.values()]
+    for cache in caches:
+        orm.install(cache)
+
+    def sharded():
+        return ShardedSession(
+            shards=engines,
+            shard_chooser=lambda mapper, instance, clause=None: "north",
+            identity_chooser=lambda mapper, pk, **kw: ["north", "south"],
+            execute_chooser=lambda context: ["north", "south"],
+        )
+
+    class Choosing(Session):
+        chosen = "north"
+
+        def get_bind(self, mapper=None, **kw):
+            return engines[self.chosen]
+
+    for _ in range(3):
+        with sharded() as session:
+            assert sorted(session.scalars(sa.select(User.username))) == ["north", "south"]
+            found = session.scalars(sa.select(User).options(set_shard_id("south"))).all()
+            assert [u.username for u in found] == ["south"]
+        for name in ("north", "south"):
+            Choosing.chosen = name
+            with Choosing() as session:
+                assert session.get(User, 1).username == name
+            with Choosing() as session:
+                assert User.cache.using(session).get(1).username == name
+    assert all(cache.stats().hits for cache in caches)
+    with Session(engines["south"]) as session:
+        session.get(User, 1).username = "deep south"
+        session.commit()
+    with sharded() as session:
+        assert sorted(session.scalars(sa.select(User.username))) == ["deep south", "north"]
+    for cache, engine in zip(caches, engines.values(), strict=True):
+        cache.close()
+        engine.dispose()
