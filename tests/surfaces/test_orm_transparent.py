@@ -731,3 +731,15 @@ def test_two_shards_and_a_session_that_chooses(tmp_path):
     for cache, engine in zip(caches, engines.values(), strict=True):
         cache.close()
         engine.dispose()
+
+
+def test_an_audit_asks_what_sessions_were_given_again(orm_engine, orm_cache):
+    for ask in (QUESTIONS["selectinload"], QUESTIONS["join"], QUESTIONS["get composite"]):
+        with Session(orm_engine) as session:
+            ask(session)
+    found = orm_cache.audit()
+    assert (found.checked, found.stale) == (4, 0)
+    entry = next(e for e in orm_cache.entries() if "seat" not in e.label)
+    entry.value.rows = entry.value.rows[1:]  # as if a change had not been heard
+    found = orm_cache.audit()
+    assert (found.checked, found.stale, found.stale_keys) == (4, 1, (entry.key,))

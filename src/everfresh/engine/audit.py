@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from everfresh.engine.recorded import Recorded
 from everfresh.engine.request import Request
-from everfresh.engine.rows import Rows
+from everfresh.engine.rows import Rows, frozen
 from everfresh.kernel.entry import Entry
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def audit(cache: Cache, sample: int | None = None, seed: int | None = None) -> A
     """
     _heard(cache)
     entries = cache.entries()
-    queries = [entry for entry in entries if entry.kind == "sql"]
+    queries = [entry for entry in entries if entry.kind in ("sql", "rows")]
     if sample is not None and sample < len(queries):
         queries = Random(seed).sample(queries, sample)  # noqa: S311 - a sample, not a secret
     stale: list[str] = []
@@ -65,7 +66,7 @@ def audit(cache: Cache, sample: int | None = None, seed: int | None = None) -> A
 def _check(cache: Cache, entry: Entry) -> bool | None:
     """Whether the kept rows are right; None if a change came between."""
     request, kept = entry.request, entry.value
-    if not isinstance(request, Request) or not isinstance(kept, Rows):
+    if not isinstance(request, Request) or not isinstance(kept, (Rows, Recorded)):
         return None
     parameters: Any = request.detail
     if not entry.usable(cache.board.clock()):
@@ -73,7 +74,14 @@ def _check(cache: Cache, entry: Entry) -> bool | None:
     fresh = cache.reader.bypass(cache.reader.prepare(entry.label), parameters)
     if not _heard(cache) or not entry.usable(cache.board.clock()):
         return None
-    return kept.columns == fresh.columns and same_rows(kept, fresh)
+    return kept.columns == fresh.columns and same_rows(_shared(kept), fresh)
+
+
+def _shared(kept: Rows | Recorded) -> Iterable[Sequence[Any]]:
+    """Return rows as those of `Cache.sql` are: with cells that refuse to be changed."""
+    if isinstance(kept, Rows):
+        return kept
+    return [tuple(map(frozen, row)) for row in kept.rows]
 
 
 def _heard(cache: Cache) -> bool:
