@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 from zlib import crc32
@@ -88,6 +89,7 @@ def _packed(seen: SeenMark) -> tuple[str, str, int | str, float | None]:
     return seen.feed, seen.history, seen.position, seen.stamp
 
 
+@lru_cache(256)  # what is stored at about the same time has the same mark
 def _mark(seen: tuple[str, str, int | str, float | None]) -> SeenMark | None:
     feed, history, position, stamp = seen
     if isinstance(position, int):

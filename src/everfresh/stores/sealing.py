@@ -66,8 +66,8 @@ class Seal:
         return unpack(key, packed, value, now, self._wall() - now)
 
     def _proof(self, key: str, body: bytes) -> bytes:
-        named = blake2b(key.encode(), digest_size=32).digest()
-        return blake2b(named + body, digest_size=_PROOF, key=self._key).digest()
+        named = b"%d:%b:%b" % (len(key), key.encode(), body)
+        return blake2b(named, digest_size=_PROOF, key=self._key).digest()
 
 
 def check_size(entry: Entry, max_bytes: int) -> None:
