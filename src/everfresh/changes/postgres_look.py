@@ -14,7 +14,7 @@ from everfresh.changes.postgres_definitions import DEFINITIONS
 from everfresh.changes.postgres_tables import Tracked
 from everfresh.changes.watching import FEED
 from everfresh.connect.describe_postgres import TIMELINE
-from everfresh.connect.replication import lsn
+from everfresh.connect.replication import end_of_log, lsn
 from everfresh.connect.wire import Row, Wire
 from everfresh.kernel.affinity_postgres import Family
 from everfresh.kernel.change import Change
@@ -107,7 +107,7 @@ def look_at_log(wire: Wire, since: SnapshotMark, *, defined: str | None) -> Look
     given = () if defined is None else (defined,)
     snapshot, timeline, told, at = wire.rows(statement, *given, prepare=True)[0]
     mark = SnapshotMark.parse(FEED, since.history, snapshot or "")
-    return Look(mark, timeline or "", told, position=lsn(at or "0/0"))
+    return Look(mark, timeline or "", told, position=end_of_log(lsn(at or "0/0")))
 
 
 def read_changes(

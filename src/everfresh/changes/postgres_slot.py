@@ -23,7 +23,9 @@ from everfresh.kernel.change import Change
 __all__ = ["PUBLICATION", "Slot"]
 
 PUBLICATION = "everfresh"
-_WAIT = 1.0  # seconds for the decoder; then the database is asked instead
+# Seconds for the decoder; then the database is asked instead. What others have written and not
+# committed is in the log, too, and the log's writer may take three of its rounds to flush it.
+_WAIT = 2.0
 _ROWS = 100_000  # decoded rows that wait to be taken; beyond, everything is unproven
 
 

@@ -12,8 +12,10 @@ import time
 
 from everfresh.connect.wire import Wire
 
-__all__ = ["Stream", "lsn"]
+__all__ = ["Stream", "end_of_log", "lsn"]
 
+_PAGE = 8192  # bytes of a page of the log (XLOG_BLCKSZ)
+_HEADERS = (24, 40)  # bytes of a page's header, and of that of a segment's first page
 _EPOCH = 946_684_800  # seconds from 1970 to 2000, where PostgreSQL's clock begins
 # values are printed alike whatever the server's defaults
 _SETTINGS = (
@@ -30,6 +32,18 @@ def lsn(text: str) -> int:
     """
     high, low = text.split("/")
     return (int(high, 16) << 32) + int(low, 16)
+
+
+def end_of_log(insert: int) -> int:
+    """Return where the last record ends at most, from where the next one will begin.
+
+    The next may begin behind the header of a page that is still empty, which no record ends behind.
+
+    >>> end_of_log(3 * 8192 + 24) == 3 * 8192, end_of_log(3 * 8192 + 100) == 3 * 8192 + 100
+    (True, True)
+    """
+    behind = insert % _PAGE
+    return insert - behind if behind in _HEADERS else insert
 
 
 class Stream:
