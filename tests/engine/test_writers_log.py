@@ -91,6 +91,19 @@ def test_stored_answers_are_judged_by_what_was_told(opened):
         assert cache.sql(COUNT, m=6)[0].n == 0
 
 
+@pytest.mark.parametrize("tracked", [[], ["other"], ["flights"]])
+def test_a_stored_answer_from_before_a_commit_of_ones_own_is_not_taken(opened, tracked):
+    one, two = (opened(freshness=everfresh.bounded(60)) for _ in range(2))
+    if tracked:
+        one.feed.watch.install(tracked)
+        assert two.feed.poll()
+    status(one)
+    assert one.fills.durable.flush()
+    assert status(two) == "hit"  # from Redis
+    write(two, "DELETE FROM flights WHERE month = 6")
+    assert two.sql(COUNT, m=6)[0].n == 0
+
+
 def test_what_redis_could_not_be_told_is_a_strangers(opened):
     one, two = opened(), opened()
     assert kept(one)

@@ -300,6 +300,27 @@ def test_writers_without_any_privilege_on_the_outbox(ear: Ear, run: Run, dsn: st
     run("REVOKE ALL ON t FROM everfresh_writer", "DROP ROLE everfresh_writer")
 
 
+def test_no_code_of_a_users_runs_with_the_rights_of_who_installed_it(
+    engine: Engine, run: Run, other: psycopg.Connection[Any]
+) -> None:
+    run(
+        "CREATE TYPE m AS ENUM ('x'); CREATE TABLE t (id int PRIMARY KEY, m m)",
+        "CREATE TABLE ran (one text)",
+        "CREATE FUNCTION f(m) RETURNS json LANGUAGE plpgsql AS $$BEGIN"
+        " INSERT INTO ran VALUES (current_user); RETURN '1'; END$$",
+    )
+    with listening(engine) as ear:
+        run("CREATE CAST (m AS json) WITH FUNCTION f(m)")
+        ear.hear()
+        run("INSERT INTO t VALUES (1, 'x')")
+        assert ear.heard() == [("public.t", None, None)]
+        assert other.execute("SELECT * FROM ran").fetchall() == []
+        run("DROP CAST (m AS json)")
+        ear.hear()
+        run("INSERT INTO t VALUES (2, 'x')")
+        assert ear.heard() == [("public.t", None, {"id": 2})]
+
+
 def test_who_may_not_read_the_outbox_says_so_and_a_reader_may(
     ear: Ear, run: Run, dsn: str, postgres_url: str
 ) -> None:
@@ -345,6 +366,8 @@ DEFINITIONS = {
     "a grant": "GRANT SELECT ON t TO pg_monitor",
     "a grant on a column": "GRANT SELECT (name) ON t TO pg_monitor",
     "a table": "CREATE TABLE another (a int)",
+    "a label of an enum": "ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'",
+    "a part of a type": "ALTER TYPE pair DROP ATTRIBUTE b",
     "a trigger disabled": "ALTER TABLE t DISABLE TRIGGER everfresh_row",
     "a trigger dropped": "DROP TRIGGER everfresh_truncate ON t",
     "a schema renamed": "CREATE SCHEMA s1; ALTER SCHEMA s1 RENAME TO s2",
@@ -360,6 +383,7 @@ def test_a_definition_that_changes_makes_everything_stale(
         "CREATE VIEW seen AS SELECT 1 AS n",
         "CREATE FUNCTION g() RETURNS int LANGUAGE sql AS 'SELECT 1'",
         "DROP SCHEMA IF EXISTS s2",
+        "CREATE TYPE mood AS ENUM ('sad'); CREATE TYPE pair AS (a int, b int)",
     )
     with listening(engine) as ear:
         assert ear.heard() == []

@@ -210,6 +210,13 @@ def test_a_look_waits_for_the_decoder_and_not_for_ever(
         go.set()
 
 
+def test_what_an_idle_writer_has_not_committed_holds_nobody_up(ear: Ear, dsn: str) -> None:
+    with psycopg.connect(dsn) as writer:
+        writer.execute("INSERT INTO t VALUES (99)")
+        assert ear.heard() == []
+        writer.rollback()
+
+
 def test_a_slot_that_is_lost_makes_everything_unproven(
     ear: Ear, run: Run, other: psycopg.Connection[Any]
 ) -> None:

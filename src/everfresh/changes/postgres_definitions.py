@@ -11,7 +11,7 @@ __all__ = ["DEFINITIONS"]
 _NOT_STORES = "{} IS DISTINCT FROM to_regnamespace('everfresh_store')::oid"
 # what comes with the server has lower oids; temporary tables are each session's own
 _USERS = f"c.oid >= 16384 AND c.relpersistence <> 't' AND {_NOT_STORES.format('c.relnamespace')}"
-_READ = f"{_USERS} AND c.relkind IN ('r', 'p', 'v', 'm', 'f')"
+_READ = f"{_USERS} AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'c')"  # 'c': a type's own columns
 
 # xmin changes with every change of a row, but for those that are made in place: statistics
 _TABLES = """SELECT c.oid, c.relname, c.relnamespace, c.relowner, c.relkind, c.relacl,
@@ -30,6 +30,7 @@ _PARTS = (
     f"SELECT oid, xmin FROM pg_proc WHERE oid >= 16384 AND {_NOT_STORES.format('pronamespace')}",
     f"{_SCHEMAS} WHERE nspname NOT LIKE 'pg\\_%' AND nspname <> 'everfresh_store'",
     "SELECT inhrelid, inhparent, xmin FROM pg_inherits WHERE inhrelid >= 16384",
+    "SELECT oid, xmin FROM pg_enum WHERE oid >= 16384",
     "SELECT oid, xmin FROM pg_policy",
     "SELECT oid, xmin FROM pg_publication",
     "SELECT oid, xmin FROM pg_publication_rel",

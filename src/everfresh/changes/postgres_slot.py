@@ -60,12 +60,9 @@ class Slot:
         ``near`` is any transaction of about now. None where a table is not known. Raises
         `ConnectionFailedError` when the decoder does not get there in time, or is lost.
         """
-        deadline = time.monotonic() + _WAIT
+        if not self.reaches(until, _WAIT):
+            raise ConnectionFailedError(f"the decoder is behind by over {_WAIT:g} s")
         with self._changed:
-            while self._trouble is None and self._reached < until:
-                os.write(self._wake, b"?")
-                if not self._changed.wait(max(deadline - time.monotonic(), 0.0)):
-                    raise ConnectionFailedError(f"the decoder is behind by over {_WAIT:g} s")
             if self._trouble is not None:
                 raise ConnectionFailedError(f"the replication slot was lost: {self._trouble}")
             ended, self._ended, self._waiting_rows = self._ended, [], 0
@@ -77,6 +74,16 @@ class Slot:
                 return None
             told += found
         return told
+
+    def reaches(self, until: int, seconds: float) -> bool:
+        """Wait for the decoder to get to a position; return whether it did in time, or is lost."""
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            while self._trouble is None and self._reached < until:
+                os.write(self._wake, b"?")
+                if not self._changed.wait(max(deadline - time.monotonic(), 0.0)):
+                    return False
+        return True
 
     def step(self) -> bool:
         """Read what has come; return whether to go on."""

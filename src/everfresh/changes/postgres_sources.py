@@ -18,6 +18,7 @@ from everfresh.kernel.mark import SnapshotMark
 
 __all__ = ["OutboxSource", "SlotSource", "Source"]
 
+_FLUSHED = 0.05  # seconds in which a server that is busy has written its log to disk
 _SOON, _AWAKE = 0.01, 5  # seconds between looks after a notification, and how many
 
 
@@ -139,6 +140,10 @@ class SlotSource:
         """Wait for the decoder to get there; return what it has brought."""
         if self._slot is None:
             return []
+        if not self._slot.reaches(seen.position, _FLUSHED):
+            # only what is on disk is decoded: what an open transaction has written waits in memory
+            with suppress(ConnectionFailedError):
+                wire.rows("SELECT pg_logical_emit_message(false, 'everfresh', '')")
         near = seen.snapshot.xmax
         return self._slot.take(seen.position, found.tables, at.history, near, limit)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Lock
 
 from everfresh.connect.breaker import Breaker
@@ -71,10 +71,11 @@ class Wires:
             for wire in self._idle:
                 wire.leave()
             self._idle, self._process = [], os.getpid()
-        while self._idle:
-            wire = self._idle.pop()
-            if not wire.closed:
-                return wire
+        with suppress(IndexError):  # other threads take them, too
+            while True:
+                wire = self._idle.pop()
+                if not wire.closed:
+                    return wire
         wire = Wire(self._parameters, timeout=self._timeout, settings="SET TimeZone = 'UTC'")
         try:
             self._make(wire)

@@ -151,7 +151,9 @@ class Durable:
             return None
         if freshness.mode == "ttl" and entry.deadline is not None:
             return entry
-        changes = None if entry.seen is None else self._feed.since(entry.seen)
+        # commits of this process that were not looked for yet are in no history of changes
+        heard = entry.seen is not None and self._feed.poll(inf)
+        changes = self._feed.since(entry.seen) if heard and entry.seen is not None else None
         if changes is None:
             return None
         touched = any(source.touched_by(c) for c in changes for source in request.sources)

@@ -109,9 +109,8 @@ class Statements:
             found = self._off_loop(lambda: durable.obtain(request, freshness, fill))
         if found is not None and collector is not None:
             collector.fill.recalled, collector.fill.seen = found, found.seen
-            rows = cast("Rows", found.value)
-        else:
-            rows = self.reader.fill(prepared, parameters)
+            return cast("Rows", found.value)  # with what was committed before heard
+        rows = self.reader.fill(prepared, parameters)
         if self.feed.watch is not None and freshness.mode != "ttl":
             self._off_loop(lambda: self.feed.poll(inf))
         return rows
