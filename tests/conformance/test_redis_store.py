@@ -230,3 +230,10 @@ def test_a_missing_package_names_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "redis", None)
     with pytest.raises(MissingExtraError, match=r"everfresh\[redis\]"):
         RedisStore("redis://h")
+
+
+def test_names_that_are_no_text_fail_nobody(valkey):
+    with RedisStore(valkey.url, name="names") as store:
+        store.put(Entry("a", 1, bytes=10))
+        store.client.hset("{names}:m", b"\xff", b"")
+        assert [entry.key for entry in store.entries()] == ["a"]

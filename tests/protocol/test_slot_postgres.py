@@ -217,6 +217,15 @@ def test_what_an_idle_writer_has_not_committed_holds_nobody_up(ear: Ear, dsn: st
         writer.rollback()
 
 
+def test_a_publication_of_some_rows_tracks_nothing(ear: Ear, run: Run) -> None:
+    run("ALTER PUBLICATION everfresh SET TABLE t WHERE (id > 5)")
+    ear.hear()
+    assert ear.watch.mode == "watched"
+    run("INSERT INTO t VALUES (1)")
+    ear.hear()
+    assert ear.losses
+
+
 def test_a_slot_that_is_lost_makes_everything_unproven(
     ear: Ear, run: Run, other: psycopg.Connection[Any]
 ) -> None:

@@ -56,7 +56,7 @@ SELECT c.oid, n.nspname, c.relname, c.relkind,
 _PUBLICATION = "everfresh"
 _PUBLISHED = """
 SELECT t.schemaname, t.tablename FROM pg_publication p
-  LEFT JOIN pg_publication_tables t ON t.pubname = p.pubname
+  LEFT JOIN pg_publication_tables t ON t.pubname = p.pubname AND t.rowfilter IS NULL
  WHERE p.pubname = $1 AND p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate
    AND NOT p.pubviaroot"""
 

@@ -71,6 +71,7 @@ class Wires:
             for wire in self._idle:
                 wire.leave()
             self._idle, self._process = [], os.getpid()
+            self._making = Lock()
         with suppress(IndexError):  # other threads take them, too
             while True:
                 wire = self._idle.pop()

@@ -8,6 +8,7 @@ pooler that lends one for each transaction will not do.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from contextlib import suppress
 from threading import Lock
@@ -56,7 +57,7 @@ class PostgresLeases:
         self._parameters, self._name = parameters, name
         self._wires = Wires(parameters, _TIMEOUT, _MADE)
         self._holder: Wire | None = None  # its session holds the locks of all that is held
-        self._lock = Lock()
+        self._lock, self._process = Lock(), os.getpid()
         self._owed: deque[Held] = deque(maxlen=_OWED)
         self._hearts = Hearts(self._beat, seconds / 3)
 
@@ -126,6 +127,8 @@ class PostgresLeases:
         breaker = self._wires.breaker
         if not breaker.closed:
             return None
+        if self._process != os.getpid():  # a thread of the parent's may hold its lock for ever
+            self._lock, self._process = Lock(), os.getpid()
         with self._lock:
             try:
                 return self._session().rows(statement, *parameters, prepare=True)

@@ -145,6 +145,10 @@ class _Ears:
         """Wait for a message about a key, unless it is ``free`` once somebody listens."""
         deadline = time.monotonic() + seconds
         woken = threading.Event()
+        if self._process != os.getpid():  # a forked child has none of its parent's threads
+            self._process, self._thread = os.getpid(), None
+            self._lock, self._waiting = threading.Lock(), {}
+            self._listening = threading.Event()
         with self._lock:
             self._waiting.setdefault(key, []).append(woken)
             self._start()
@@ -164,9 +168,6 @@ class _Ears:
         self._closed = True
 
     def _start(self) -> None:
-        if self._process != os.getpid():  # a forked child has none of its parent's threads
-            self._process, self._thread = os.getpid(), None
-            self._listening.clear()
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(
                 target=_listen, args=(weakref.ref(self),), name="everfresh-leases", daemon=True

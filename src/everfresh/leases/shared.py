@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -43,6 +44,9 @@ class SharedLeases(Protocol):
         """Stop what runs in the background."""
 
 
+_all: weakref.WeakSet[Hearts] = weakref.WeakSet()
+
+
 class Hearts:
     """Let the hearts of what is held beat, from one thread that ends when nothing is held.
 
@@ -51,6 +55,11 @@ class Hearts:
 
     def __init__(self, beat: Callable[[Held], bool], interval: float) -> None:
         self._beat, self.interval = beat, interval
+        self.renew()
+        _all.add(self)
+
+    def renew(self) -> None:
+        """Begin with nothing held: what a parent process holds lives and dies with it."""
         self._lock = threading.Lock()
         self._held: set[Held] = set()
         self._thread: threading.Thread | None = None
@@ -95,3 +104,12 @@ def _run(reference: weakref.ref[Hearts], stop: threading.Event, interval: float)
             return
         hearts.beat()
         del hearts
+
+
+def _after_fork() -> None:
+    for hearts in list(_all):
+        hearts.renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

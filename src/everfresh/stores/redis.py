@@ -100,7 +100,7 @@ class RedisStore:
             known = self.ask(lambda: self.client.hkeys(self._of("m")))
         except StoreUnavailableError:
             return
-        keys = sorted(key.decode() for key in known)
+        keys = sorted(key.decode(errors="replace") for key in known)
         for start in range(0, len(keys), _PAGE):
             yield from self._page(keys[start : start + _PAGE])
 
@@ -149,7 +149,7 @@ class RedisStore:
         gone = self.run(scripts.PUT, *self._policy, *given)
         if gone is None:
             return [entry]
-        keys = [key.decode() for key in gone]
+        keys = [key.decode(errors="replace") for key in gone]
         return [entry if key == entry.key else Entry(key, None) for key in keys]
 
     def discard(self, key: str) -> Entry | None:
@@ -164,7 +164,7 @@ class RedisStore:
     def shrink(self, max_bytes: int) -> Sequence[Entry]:
         """Let the lowest ranks go until this many bytes are left; return them, without values."""
         gone = self.run(scripts.SHRINK, *self._policy, max_bytes)
-        return [Entry(key.decode(), None) for key in gone]
+        return [Entry(key.decode(errors="replace"), None) for key in gone]
 
     def flush(self) -> None:
         """Tell the server which entries were asked for; forget it if that cannot be done."""
