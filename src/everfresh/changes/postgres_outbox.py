@@ -37,8 +37,8 @@ _PINNED = (
     "SET search_path = pg_catalog, pg_temp SET extra_float_digits = 3 SET bytea_output = hex"
     " SET IntervalStyle = iso_8601 SET TimeZone = 'UTC'"
 )
-# row_to_json runs a user's own cast to json, which would have the rights of who installed this: then
-# no row is copied. What is written in C or internal (12, 13) only a superuser can have made.
+# row_to_json runs a user's own cast to json, which would have the rights of who installed this: so
+# no row is copied then. What is written in C or internal (12, 13) only a superuser can have made.
 _LOG = f"""CREATE OR REPLACE FUNCTION everfresh.log() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER {_PINNED} AS $everfresh$
 DECLARE
