@@ -48,8 +48,8 @@ BEGIN
   IF to_regclass('everfresh.change') IS NULL OR (TG_OP = 'UPDATE' AND NOT OLD *<> NEW) THEN
     RETURN NULL;
   END IF;
-  IF EXISTS (SELECT FROM pg_cast c JOIN pg_proc p ON p.oid = c.castfunc
-      WHERE c.casttarget = 'json'::regtype AND c.castsource >= 16384 AND p.prolang > 13) THEN
+  IF EXISTS (SELECT FROM pg_cast c WHERE c.casttarget = 'json'::regtype AND c.castsource >= 16384
+      AND (SELECT p.prolang FROM pg_proc p WHERE p.oid = c.castfunc) > 13) THEN
     INSERT INTO everfresh.change (tab, op) VALUES (TG_RELID, 'W');
     RETURN NULL;
   END IF;
