@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import Engine, create_engine
 
 from everfresh.errors import ConfigurationError
+from everfresh.testing.servers import PostgresServer
 from protocol.ear import Ear, listening
 
 Run = Callable[..., None]
@@ -665,3 +666,19 @@ def test_a_busy_table_is_not_waited_for_for_ever(
             ear.watch.install(["added"])
         busy.rollback()
     assert "public.added" not in ear.watch.status().tracked
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_databases_of_other_encodings(postgres: PostgresServer, encoding: str) -> None:
+    name = f"encoded_{encoding.lower()}"
+    postgres.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+    url = f"{postgres.url.rpartition('/')[0]}/{name}"
+    engine = create_engine(url, connect_args={"client_encoding": "UTF8"})
+    plain = url.replace("+psycopg", "")
+    with psycopg.connect(plain, autocommit=True, client_encoding="UTF8") as writer:
+        writer.execute("CREATE TABLE t (id int PRIMARY KEY, name text)")
+        with listening(engine) as ear:
+            writer.execute("INSERT INTO t VALUES (1, 'Gr\u00fc\u00dfe')")
+            assert ear.heard() == [("public.t", None, {"id": 1, "name": "Gr\u00fc\u00dfe"})]
+    engine.dispose()
+    postgres.drop_database(url)

@@ -33,14 +33,14 @@ class Slot:
     """Hold a stream and what it has brought; ``woken`` is set when a transaction has come."""
 
     def __init__(self, parameters: str) -> None:
+        self._read, self._wake = os.pipe()  # a line is for one thread: who waits wakes it
+        os.set_blocking(self._read, False)
         self.woken = Event()
         self._stream = Stream(parameters, PUBLICATION)
         self._decoder = Decoder()
         self._changed = Condition()
         self._ended: list[Transaction] = []
         self._waiting_rows = self._reached = 0
-        self._read, self._wake = os.pipe()  # a line is for one thread: who waits wakes it
-        os.set_blocking(self._read, False)
         self._trouble: str | None = None
         self._thread = Thread(
             target=_decode, args=(weakref.ref(self),), name="everfresh-slot", daemon=True

@@ -39,6 +39,7 @@ def conninfo(database: Engine | URL, **more: object) -> str:
         raise MissingExtraError("postgres", "hearing other writers of PostgreSQL") from None
     known = _of_url(database) if isinstance(database, URL) else _of_engine(database)
     known |= {"connect_timeout": _CONNECT, "application_name": "everfresh", **more}
+    known["client_encoding"] = "UTF8"  # whatever the database's own is
     return made.make_conninfo(**known)
 
 

@@ -120,7 +120,8 @@ class PostgresLeases:
             " WHERE store = $1 AND key = $2 AND token = $3::bigint RETURNING 1"
         )
         given = (self._name, held.key, str(held.token), str(self.seconds))
-        return bool(self._ask(statement, *given))
+        found = self._ask(statement, *given)
+        return found is None or bool(found)  # a server that cannot be asked is asked again
 
     def _ask(self, statement: str, *parameters: str) -> list[tuple[str | None, ...]] | None:
         """Ask on the connection that holds the locks; None if it cannot be asked."""

@@ -108,7 +108,8 @@ class RedisLeases:
         self._ears.close()
 
     def _beat(self, held: Held) -> bool:
-        return bool(self._ask(self._renew, held.key, held.token, int(self.seconds * 1000)))
+        told = self._ask(self._renew, held.key, held.token, int(self.seconds * 1000))
+        return told is None or bool(told)  # a server that cannot be asked is asked again
 
     def _free(self, key: str) -> bool:
         held = self._try(lambda: self._client.get(f"{self._name}:l:{key}"))
