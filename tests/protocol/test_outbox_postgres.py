@@ -18,33 +18,12 @@ Run = Callable[..., None]
 
 
 @pytest.fixture
-def dsn(postgres_url: str) -> str:
-    return postgres_url.replace("+psycopg", "")
-
-
-@pytest.fixture
 def other(dsn: str) -> Iterator[psycopg.Connection[Any]]:
     """Another program's connection, in autocommit mode, to a database that is empty."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("DROP SCHEMA IF EXISTS everfresh CASCADE; DROP SCHEMA public CASCADE")
         connection.execute("CREATE SCHEMA public; GRANT ALL ON SCHEMA public TO public")
         yield connection
-
-
-@pytest.fixture
-def run(other: psycopg.Connection[Any]) -> Run:
-    def run(*statements: str) -> None:
-        for statement in statements:
-            other.execute(statement)  # type: ignore[call-overload]
-
-    return run
-
-
-@pytest.fixture
-def engine(postgres_url: str) -> Iterator[Engine]:
-    engine = create_engine(postgres_url)
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture

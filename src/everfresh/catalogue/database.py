@@ -12,8 +12,6 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
-from types import TracebackType
-from typing import Self
 
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import URL
@@ -23,6 +21,7 @@ from sqlalchemy.orm import Session
 from everfresh.catalogue.engines import WRITES, make_engine, missing_file, switch_to_wal
 from everfresh.catalogue.schema import HEAD, holds_others, migrate, revisions, stored_version
 from everfresh.errors import CatalogueError, CatalogueUnavailableError, CatalogueVersionError
+from everfresh.kernel.closing import Closing
 
 __all__ = ["Catalogue", "downgrade", "open_catalogue", "upgrade", "version"]
 
@@ -31,7 +30,7 @@ _LOCK = 0x45464341  # the advisory lock under which PostgreSQL makes or migrates
 _opened: weakref.WeakSet[Catalogue] = weakref.WeakSet()
 
 
-class Catalogue:
+class Catalogue(Closing):
     """Hold the connections to one catalogue; nothing is opened before it is needed.
 
     ``url`` is a SQLAlchemy URL of a SQLite file or a PostgreSQL database; ``sqlite://`` is one
@@ -175,17 +174,6 @@ class Catalogue:
             raise CatalogueUnavailableError(
                 f"the catalogue {self.name} cannot be used now: {error}"
             ) from error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def open_catalogue(url: str | URL) -> Catalogue:

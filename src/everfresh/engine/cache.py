@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
 from sqlalchemy.engine import Engine
 
@@ -27,6 +26,7 @@ from everfresh.engine.statements import Statements
 from everfresh.engine.stats import Stats
 from everfresh.engine.view import View
 from everfresh.errors import ConfigurationError
+from everfresh.kernel.closing import Closing
 from everfresh.kernel.entry import Entry
 from everfresh.kernel.freshness import Freshness, freshness_of
 from everfresh.kernel.score import make_policy
@@ -39,7 +39,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Cache:
+class Cache(Closing):
     """Keep the answers of one database and never serve one that the data has outgrown.
 
     Made by `everfresh.open`. Safe to use from any number of threads. Writes are noticed when they
@@ -268,17 +268,6 @@ class Cache:
         self.reader.close()
         if self._owned:
             self.engine.dispose()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         state = "closed" if self.board.closed else f"{len(self.board.entries())} entries"

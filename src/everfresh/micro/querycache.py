@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from threading import Thread
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from everfresh.engine.lineage import current
 from everfresh.engine.request import Request
 from everfresh.errors import ClosedError
+from everfresh.kernel.closing import Closing
 from everfresh.kernel.entry import Entry as Kept
 from everfresh.micro.database import Database, adapt, as_dicts
 from everfresh.micro.followed import FollowedDatabase, Listening
@@ -24,7 +24,7 @@ __all__ = ["QueryCache"]
 Params = Mapping[str, Any] | Sequence[Any] | None
 
 
-class QueryCache(Shelf):
+class QueryCache(Shelf, Closing):
     """Implement a caching SQL post-processor.
 
     An instance is called with a callback and one or more SQL texts. The callback gets one result
@@ -134,17 +134,6 @@ class QueryCache(Shelf):
     def close(self) -> None:
         """End the pruning thread and let go of everything; the database stays as it is."""
         self._close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # what no shortcut answered ------------------------------------------------------
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import count
 
-from everfresh.errors import ConfigurationError, ValueTooLargeError
 from everfresh.kernel.entry import Entry, Standing
 from everfresh.kernel.score import HalfLife, Policy
+from everfresh.stores.limits import check_limit, check_size
 
 __all__ = ["MemoryStore"]
 
@@ -33,8 +33,7 @@ class MemoryStore:
     """
 
     def __init__(self, max_bytes: int = 256 << 20, policy: Policy | None = None) -> None:
-        if max_bytes < 1:
-            raise ConfigurationError(f"max_bytes must be at least 1 byte, not {max_bytes}")
+        check_limit(max_bytes)
         self.max_bytes = max_bytes
         self._policy: Policy = policy or HalfLife()
         self._entries: dict[str, Entry] = {}
@@ -49,11 +48,7 @@ class MemoryStore:
 
     def put(self, entry: Entry) -> Sequence[Entry]:
         """Keep an entry in place of the one with its key; return those that went for room."""
-        if entry.bytes > self.max_bytes:
-            raise ValueTooLargeError(
-                f"{entry.label or entry.key} takes {entry.bytes:,} bytes, over this store's limit "
-                f"of {self.max_bytes:,}: raise max_bytes, or ask for less"
-            )
+        check_size(entry, self.max_bytes)
         self._rank_touched()
         self.discard(entry.key)
         self._entries[entry.key] = entry

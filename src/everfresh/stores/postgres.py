@@ -8,8 +8,6 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from math import log
-from types import TracebackType
-from typing import Self
 
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -18,11 +16,13 @@ from everfresh.connect.redis import shown
 from everfresh.connect.wire import Row, conninfo
 from everfresh.connect.wires import SCHEMA, Wires
 from everfresh.errors import ConfigurationError, ConnectionFailedError, StoreUnavailableError
+from everfresh.kernel.closing import Closing
 from everfresh.kernel.entry import Entry
 from everfresh.kernel.ports import Clock, Codec
 from everfresh.kernel.score import HalfLife, Policy
+from everfresh.stores.limits import check_limit, check_size
 from everfresh.stores.postgres_sql import made
-from everfresh.stores.sealing import Seal, check_size, policy_on_server
+from everfresh.stores.sealing import Seal, policy_on_server
 
 __all__ = ["PostgresStore"]
 
@@ -30,7 +30,7 @@ _TOUCH_LOG = 4096  # as in memory
 _PAGE = 100  # entries read at once by `entries`
 
 
-class PostgresStore:
+class PostgresStore(Closing):
     """Keep entries in a PostgreSQL, at most ``max_bytes`` over all processes.
 
     ``url`` names the database, in whose schema ``everfresh_store`` the tables are made; ``name``
@@ -53,8 +53,7 @@ class PostgresStore:
         clock: Clock = time.monotonic,
         wall: Clock = time.time,
     ) -> None:
-        if max_bytes < 1:
-            raise ConfigurationError(f"max_bytes must be at least 1 byte, not {max_bytes}")
+        check_limit(max_bytes)
         try:
             self.parameters = conninfo(make_url(url))
         except (ArgumentError, ValueError):
@@ -182,14 +181,3 @@ class PostgresStore:
             " RETURNING encode(body, 'hex')",
             *(key, *body),
         )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

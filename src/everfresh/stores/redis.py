@@ -8,21 +8,21 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from math import log
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from everfresh.connect.breaker import Breaker
 from everfresh.connect.redis import connect, shown
 from everfresh.errors import (
-    ConfigurationError,
     EverfreshError,
     StoreUnavailableError,
 )
+from everfresh.kernel.closing import Closing
 from everfresh.kernel.entry import Entry
 from everfresh.kernel.ports import Clock, Codec
 from everfresh.kernel.score import HalfLife, Policy
 from everfresh.stores import redis_scripts as scripts
-from everfresh.stores.sealing import Seal, check_size, policy_on_server
+from everfresh.stores.limits import check_limit, check_size
+from everfresh.stores.sealing import Seal, policy_on_server
 
 __all__ = ["RedisStore"]
 
@@ -33,7 +33,7 @@ _LIFE = 30 * 86_400  # seconds after which what the server forgot the counts of 
 T = TypeVar("T")
 
 
-class RedisStore:
+class RedisStore(Closing):
     """Keep entries in a Redis (6.2 or newer) or a Valkey, at most ``max_bytes`` over all processes.
 
     ``url`` is ``redis://``, ``rediss://`` or ``unix://``; ``name`` tells stores of one server
@@ -61,8 +61,7 @@ class RedisStore:
         clock: Clock = time.monotonic,
         wall: Clock = time.time,
     ) -> None:
-        if max_bytes < 1:
-            raise ConfigurationError(f"max_bytes must be at least 1 byte, not {max_bytes}")
+        check_limit(max_bytes)
         self.max_bytes = max_bytes
         self.seal = Seal(codec, key, clock, wall)
         self.url, self.name = url, f"{{{name}}}"
@@ -215,17 +214,6 @@ class RedisStore:
         """Let a key go, if it still holds these bytes."""
         with suppress(EverfreshError):
             self.run(scripts.DISCARD, *self._policy, key, *blob)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 _TEXTS = tuple(getattr(scripts, name) for name in scripts.__all__)

@@ -7,14 +7,14 @@ import time
 from hashlib import blake2b
 from typing import Literal
 
-from everfresh.errors import ConfigurationError, ValueTooLargeError
+from everfresh.errors import ConfigurationError
 from everfresh.kernel.entry import Entry
 from everfresh.kernel.ports import Clock, Codec
 from everfresh.kernel.score import Gdsf, HalfLife, Policy
 from everfresh.stores.choice import ChoosingCodec
 from everfresh.stores.packing import pack, read, unpack
 
-__all__ = ["Seal", "check_size", "policy_on_server"]
+__all__ = ["Seal", "policy_on_server"]
 
 _PROOF = 16  # bytes before a body
 
@@ -68,15 +68,6 @@ class Seal:
     def _proof(self, key: str, body: bytes) -> bytes:
         named = b"%d:%b:%b" % (len(key), key.encode(), body)
         return blake2b(named, digest_size=_PROOF, key=self._key).digest()
-
-
-def check_size(entry: Entry, max_bytes: int) -> None:
-    """Raise `ValueTooLargeError` for an entry that is larger than a store may ever hold."""
-    if entry.bytes > max_bytes:
-        raise ValueTooLargeError(
-            f"{entry.label or entry.key} takes {entry.bytes:,} bytes, over this store's limit "
-            f"of {max_bytes:,}: raise max_bytes, or ask for less"
-        )
 
 
 def policy_on_server(policy: Policy) -> tuple[str, str]:

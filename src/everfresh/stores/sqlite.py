@@ -8,18 +8,17 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from everfresh.errors import (
-    ConfigurationError,
     EverfreshError,
-    ValueTooLargeError,
 )
+from everfresh.kernel.closing import Closing
 from everfresh.kernel.entry import Entry
 from everfresh.kernel.ports import Clock, Codec
 from everfresh.kernel.score import HalfLife, Policy
 from everfresh.stores.choice import ChoosingCodec
+from everfresh.stores.limits import check_limit, check_size
 from everfresh.stores.packing import checksum, pack, read, unpack
 from everfresh.stores.sqlite_file import SqliteFile
 from everfresh.stores.sqlite_pool import Ranking, Shared
@@ -36,7 +35,7 @@ _FIGURES = "SELECT bytes, entries FROM pool"
 _DIGEST = "SELECT digest FROM kept WHERE key = ?"
 
 
-class SqliteStore:
+class SqliteStore(Closing):
     """Keep entries in a SQLite file, at most ``max_bytes`` of them over all processes.
 
     ``path`` is made if it does not exist. ``policy`` says which entries go first; its ranks lie
@@ -70,8 +69,7 @@ class SqliteStore:
         clock: Clock = time.monotonic,
         wall: Clock = time.time,
     ) -> None:
-        if max_bytes < 1:
-            raise ConfigurationError(f"max_bytes must be at least 1 byte, not {max_bytes}")
+        check_limit(max_bytes)
         self.max_bytes = max_bytes
         self.damaged = 0
         self.unreadable = 0
@@ -190,11 +188,7 @@ class SqliteStore:
         Those come without their values. Raises `ValueTooLargeError`, `CodecError` for a value the
         codec does not carry, and `StoreUnavailableError`; nothing has changed then.
         """
-        if entry.bytes > self.max_bytes:
-            raise ValueTooLargeError(
-                f"{entry.label or entry.key} takes {entry.bytes:,} bytes, over this store's limit "
-                f"of {self.max_bytes:,}: raise max_bytes, or ask for less"
-            )
+        check_size(entry, self.max_bytes)
         now = self._clock()
         to_wall = self._wall() - now
         digest, body = pack(entry, self._codec, to_wall)
@@ -262,14 +256,3 @@ class SqliteStore:
         with suppress(IndexError):  # a reader's append to the full log pushed the last one out
             while log:
                 yield log.popleft()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -7,10 +7,10 @@ import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, suppress
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from everfresh.errors import ClosedError
+from everfresh.kernel.closing import Closing
 from everfresh.tables.cached_table import CachedTable
 from everfresh.tables.db import DbAccess
 from everfresh.tables.indexes import Indexes
@@ -23,7 +23,7 @@ __all__ = ["SyncCachedTable"]
 T = TypeVar("T")
 
 
-class SyncCachedTable:
+class SyncCachedTable(Closing):
     """A cached table for use from any number of threads, none of which needs an event loop.
 
     Arguments and methods are those of `CachedTable`, without ``await``. Reads that are covered and
@@ -199,17 +199,6 @@ class SyncCachedTable:
         except BaseException:
             running.cancel()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 async def _next(steps: AsyncGenerator[T, None]) -> T:

@@ -15,13 +15,13 @@ import socket
 import threading
 import time
 from contextlib import suppress
-from types import TracebackType
-from typing import Self
+
+from everfresh.kernel.closing import Closing
 
 __all__ = ["Relay"]
 
 
-class Relay:
+class Relay(Closing):
     """Pass connections on to a server, and break them as networks do.
 
     ``delay`` is how long every piece is held back, in seconds.
@@ -64,17 +64,6 @@ class Relay:
         self.cut()
         self._flowing.set()
         self._listener.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _accept(self) -> None:
         while True:
