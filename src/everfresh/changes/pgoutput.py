@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 
@@ -148,19 +148,7 @@ def _changes(
     before, after = _image(table, relation, old), _image(table, relation, new)
     # without the whole old row nobody can say what it may have been part of
     whole = operation == "W" or (operation != "I" and (before is None or not relation.full))
-    image = after if after is not None else before
-    key = None if whole or image is None else tuple(image.get(name) for name in table.key)
-    change = Change(
-        table.canonical,
-        old=None if whole else before,
-        new=None if whole else after,
-        key=key or None,
-        history=history,
-        sequence=xid,
-    )
-    yield change
-    for name in table.above:
-        yield replace(change, table=name)
+    return table.changes(before, after, whole, history, xid)
 
 
 def _image(table: Tracked, relation: _Relation, values: Tuple | None) -> dict[str, object] | None:

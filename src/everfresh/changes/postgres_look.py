@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -157,19 +157,7 @@ def _changes(table: Tracked, rows: Iterable[Row], history: str) -> Iterable[Chan
     for xid, _, operation, old, new in rows:
         before, after = _image(table, old), _image(table, new)
         whole = not _complete(operation, before, after)
-        image = after if after is not None else before
-        key = None if whole or image is None else tuple(image.get(name) for name in table.key)
-        change = Change(
-            table.canonical,
-            old=None if whole else before,
-            new=None if whole else after,
-            key=key or None,
-            history=history,
-            sequence=int(xid or 0),
-        )
-        yield change
-        for name in table.above:
-            yield replace(change, table=name)
+        yield from table.changes(before, after, whole, history, int(xid or 0))
 
 
 def _complete(operation: str | None, before: object, after: object) -> bool:

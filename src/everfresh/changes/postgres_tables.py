@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from everfresh.changes.watching import Tracking
 from everfresh.connect.wire import Wire
 from everfresh.errors import ConfigurationError
 from everfresh.kernel.affinity_postgres import Family, family_of
+from everfresh.kernel.change import Change
 
 __all__ = ["Installed", "Tracked", "examine", "examine_publication", "quoted"]
 
@@ -91,6 +92,29 @@ class Tracked:
     def canonical(self) -> str:
         """The name by which sources and changes call the table."""
         return f"{self.schema}.{self.name}"
+
+    def changes(
+        self,
+        before: Mapping[str, object] | None,
+        after: Mapping[str, object] | None,
+        whole: bool,
+        history: str,
+        sequence: int,
+    ) -> Iterator[Change]:
+        """Yield what a row's images tell of this table, then of those above; ``whole``: any row."""
+        image = after if after is not None else before
+        key = None if whole or image is None else tuple(image.get(name) for name in self.key)
+        change = Change(
+            self.canonical,
+            old=None if whole else before,
+            new=None if whole else after,
+            key=key or None,
+            history=history,
+            sequence=sequence,
+        )
+        yield change
+        for name in self.above:
+            yield replace(change, table=name)
 
     @property
     def quoted(self) -> str:
